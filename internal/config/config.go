@@ -1,0 +1,334 @@
+// Package config reads postel.toml into one struct, strictly: an unknown key, a wrong type or a bad value is an error that names
+// file, line and column. Only package program and the mains import it; everything else gets plain values.
+//
+// Each field's `toml` tag is a key of postel.toml(5); a test holds the two together.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"github.com/postel-mail/postel/internal/address"
+	"github.com/postel-mail/postel/internal/destination"
+)
+
+// DefaultFile is read when neither --config nor $POSTEL_CONFIG names another.
+const DefaultFile = "/etc/postel/postel.toml"
+
+// Config is postel.toml. See postel.toml(5) for each key.
+type Config struct {
+	Hostname           string                             `toml:"hostname"`
+	Spool              string                             `toml:"spool"`
+	Domains            []Domain                           `toml:"domains"`
+	Users              string                             `toml:"users"`
+	Mailbox            destination.Destination            `toml:"mailbox"`
+	Aliases            string                             `toml:"aliases"`
+	Local              destination.Destination            `toml:"local"`
+	Submit             string                             `toml:"submit"`
+	RecipientDelimiter string                             `toml:"recipient_delimiter"`
+	RelayNetworks      []netip.Prefix                     `toml:"relay_networks"`
+	RelayDomains       []Domain                           `toml:"relay_domains"`
+	Routes             map[string]destination.Destination `toml:"routes"`
+	SMTP               SMTP                               `toml:"smtp"`
+	DNS                DNS                                `toml:"dns"`
+	TLS                TLS                                `toml:"tls"`
+	Queue              Queue                              `toml:"queue"`
+	Limits             Limits                             `toml:"limits"`
+}
+
+// SMTP is [smtp]: postel as a client.
+type SMTP struct {
+	Port        int          `toml:"port"`
+	Bind        []netip.Addr `toml:"bind"`
+	TLS         TLSLevel     `toml:"tls"`
+	Credentials string       `toml:"credentials"`
+}
+
+// DNS is [dns].
+type DNS struct {
+	Servers []string `toml:"servers"`
+}
+
+// TLS is [tls]: postel as a server.
+type TLS struct {
+	Certificate    string         `toml:"certificate"`
+	Key            string         `toml:"key"`
+	PlaintextLogin []netip.Prefix `toml:"plaintext_login"`
+}
+
+// Queue is [queue].
+type Queue struct {
+	Lifetime    Duration   `toml:"lifetime"`
+	Warn        Duration   `toml:"warn"`
+	Retry       []Duration `toml:"retry"`
+	Concurrency int        `toml:"concurrency"`
+	Processes   int        `toml:"processes"`
+}
+
+// Limits is [limits].
+type Limits struct {
+	MessageSize          Size `toml:"message_size"`
+	Recipients           int  `toml:"recipients"`
+	Connections          int  `toml:"connections"`
+	ConnectionsPerClient int  `toml:"connections_per_client"`
+	Hops                 int  `toml:"hops"`
+	MinFree              Size `toml:"min_free"`
+}
+
+// Load reads the file, or with "" $POSTEL_CONFIG, or DefaultFile. Only the last of the three may be missing.
+func Load(file string) (*Config, error) {
+	optional := false
+	if file == "" {
+		file = os.Getenv("POSTEL_CONFIG")
+	}
+	if file == "" {
+		file, optional = DefaultFile, true
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		if optional && errors.Is(err, os.ErrNotExist) {
+			return Parse(strings.NewReader(""), file)
+		}
+		return nil, fmt.Errorf("cannot read configuration: %w", err)
+	}
+	defer f.Close()
+	return Parse(f, file)
+}
+
+// Parse reads a configuration; name stands in front of errors as "name:line:column: ".
+func Parse(r io.Reader, name string) (*Config, error) {
+	c := &Config{
+		Spool:              "/var/spool/postel",
+		Users:              "system",
+		Mailbox:            destination.Destination{Kind: destination.Maildir, Path: "~/Maildir"},
+		Aliases:            "/etc/postel/aliases",
+		Submit:             "/run/postel/submit.sock",
+		RecipientDelimiter: "+",
+		RelayNetworks:      []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
+		SMTP:               SMTP{Port: 25, Credentials: "/etc/postel/credentials"},
+		TLS:                TLS{Certificate: "/etc/postel/tls/cert.pem", Key: "/etc/postel/tls/key.pem"},
+		Queue: Queue{Lifetime: Duration(5 * 24 * time.Hour), Warn: Duration(4 * time.Hour),
+			Retry:       []Duration{Duration(5 * time.Minute), Duration(4 * time.Hour)},
+			Concurrency: 20, Processes: 100},
+		Limits: Limits{MessageSize: 50 << 20, Recipients: 1000, Connections: 500, ConnectionsPerClient: 50, Hops: 50, MinFree: 64 << 20},
+	}
+	err := toml.NewDecoder(r).DisallowUnknownFields().Decode(c)
+	if err != nil {
+		return nil, position(name, err)
+	}
+	if c.Hostname == "" {
+		if c.Hostname, err = hostname(); err != nil {
+			return nil, fmt.Errorf("%s: hostname is not set and the host's own cannot be had: %w", name, err)
+		}
+	}
+	if c.Domains == nil {
+		c.Domains = []Domain{{strings.ToLower(c.Hostname)}}
+	}
+	if err := c.check(); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return c, nil
+}
+
+// position writes go-toml's errors, which know line and column, in one line each.
+func position(name string, err error) error {
+	var missing *toml.StrictMissingError
+	if errors.As(err, &missing) {
+		var all []error
+		for _, e := range missing.Errors {
+			row, col := e.Position()
+			all = append(all, fmt.Errorf("%s:%d:%d: unknown key %q", name, row, col, strings.Join(e.Key(), ".")))
+		}
+		return errors.Join(all...)
+	}
+	var bad *toml.DecodeError
+	if errors.As(err, &bad) {
+		row, col := bad.Position()
+		text := strings.TrimPrefix(bad.Error(), "toml: ")
+		if key := strings.Join(bad.Key(), "."); key != "" {
+			text = key + ": " + text
+		}
+		return fmt.Errorf("%s:%d:%d: %s", name, row, col, text)
+	}
+	return fmt.Errorf("%s: %w", name, err)
+}
+
+// check finds what no single value shows.
+func (c *Config) check() error {
+	q := c.Queue
+	switch {
+	case address.CheckDomain(c.Hostname) != nil:
+		return fmt.Errorf("hostname: %q is not a host name", c.Hostname)
+	case !strings.HasPrefix(c.Spool, "/"):
+		return fmt.Errorf("spool: %q is not an absolute path", c.Spool)
+	case len(q.Retry) != 2 || q.Retry[0] <= 0 || q.Retry[1] < q.Retry[0]:
+		return errors.New("queue.retry: two durations are needed, the first wait and the longest")
+	case q.Lifetime <= 0:
+		return errors.New("queue.lifetime: must be longer than nothing")
+	case q.Concurrency < 1 || q.Processes < 1:
+		return errors.New("queue: concurrency and processes must be 1 or more")
+	case c.SMTP.Port < 1 || c.SMTP.Port > 65535:
+		return fmt.Errorf("smtp.port: %d is not a port", c.SMTP.Port)
+	case c.Limits.Recipients < 100:
+		return errors.New("limits.recipients: must be 100 or more (RFC 5321 4.5.3.1.8)")
+	case c.Limits.Connections < 1 || c.Limits.ConnectionsPerClient < 1 || c.Limits.Hops < 1 || c.Limits.MessageSize < 64<<10:
+		return errors.New("limits: connections, connections_per_client and hops must be 1 or more, message_size 64KiB or more (RFC 5321 4.5.3.1.7)")
+	case !c.Mailbox.IsLocal():
+		return fmt.Errorf("mailbox: %q is neither maildir: nor mbox:", c.Mailbox)
+	}
+	if !strings.HasPrefix(c.Users, "/") && c.Users != "system" && !strings.HasPrefix(c.Users, "checkpassword:/") {
+		return fmt.Errorf("users: %q is neither \"system\", an absolute path nor checkpassword:/PROGRAM", c.Users)
+	}
+	for domain := range c.Routes {
+		if d := strings.TrimPrefix(domain, "."); d != "*" && address.CheckDomain(d) != nil {
+			return fmt.Errorf("routes: %q is neither a domain, .domain nor *", domain)
+		}
+	}
+	return nil
+}
+
+// hostname is the host's own full name: the kernel's when it has a dot, else the first alias in /etc/hosts that completes it.
+func hostname() (string, error) {
+	name, err := os.Hostname()
+	if err != nil || strings.Contains(name, ".") {
+		return name, err
+	}
+	hosts, err := os.ReadFile("/etc/hosts")
+	if err != nil {
+		return name, nil // a short name is all there is; CheckDomain judges it
+	}
+	for line := range strings.Lines(string(hosts)) {
+		line, _, _ = strings.Cut(line, "#")
+		for _, alias := range strings.Fields(line) {
+			if strings.HasPrefix(alias, name+".") {
+				return alias, nil
+			}
+		}
+	}
+	return name, nil
+}
+
+// Domain is a domain name in lower case. It is a struct because go-toml passes strings by UnmarshalText.
+type Domain struct{ name string }
+
+// UnmarshalText reads a domain.
+func (d *Domain) UnmarshalText(b []byte) error {
+	if err := address.CheckDomain(string(b)); err != nil {
+		return fmt.Errorf("%q: %w", b, err)
+	}
+	a, err := address.ASCIIDomain(string(b))
+	*d = Domain{a}
+	return err
+}
+
+// Strings gives domains as plain strings.
+func Strings(domains []Domain) []string {
+	s := make([]string, len(domains))
+	for i, d := range domains {
+		s[i] = d.name
+	}
+	return s
+}
+
+// TLSLevel is how much TLS the client wants.
+type TLSLevel int
+
+// The levels, as they are written.
+const (
+	TLSOpportunistic TLSLevel = iota
+	TLSOff
+	TLSRequire
+)
+
+// UnmarshalText reads a level.
+func (l *TLSLevel) UnmarshalText(b []byte) error {
+	for i, name := range []string{"opportunistic", "off", "require"} {
+		if string(b) == name {
+			*l = TLSLevel(i)
+			return nil
+		}
+	}
+	return fmt.Errorf("%q is none of off, opportunistic, require", b)
+}
+
+// Duration is written 30s, 5m, 4h, 5d, or joined as 1h30m.
+type Duration time.Duration
+
+// ParseDuration reads a duration: decimal numbers each followed by s, m, h or d, up to a hundred years.
+func ParseDuration(s string) (time.Duration, error) {
+	const longest = 100 * 365 * 24 * time.Hour
+	var total, n time.Duration
+	digits := 0
+	for i := range len(s) {
+		if s[i] >= '0' && s[i] <= '9' {
+			if n = n*10 + time.Duration(s[i]-'0'); n > longest {
+				return 0, fmt.Errorf("%q is longer than a hundred years", s)
+			}
+			digits++
+			continue
+		}
+		u := unit(s[i])
+		if u == 0 || digits == 0 {
+			return 0, notDuration(s)
+		}
+		if n > longest/u || total > longest-n*u {
+			return 0, fmt.Errorf("%q is longer than a hundred years", s)
+		}
+		total, n, digits = total+n*u, 0, 0
+	}
+	if s == "" || digits > 0 {
+		return 0, notDuration(s)
+	}
+	return total, nil
+}
+
+func notDuration(s string) error {
+	return fmt.Errorf("%q is not a duration; write 30s, 5m, 4h or 5d", s)
+}
+
+func unit(c byte) time.Duration {
+	switch c {
+	case 's':
+		return time.Second
+	case 'm':
+		return time.Minute
+	case 'h':
+		return time.Hour
+	case 'd':
+		return 24 * time.Hour
+	}
+	return 0
+}
+
+// UnmarshalText reads a duration.
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := ParseDuration(string(b))
+	*d = Duration(v)
+	return err
+}
+
+// Size is a number of octets, written 64KiB or 50MiB.
+type Size int64
+
+// UnmarshalText reads a size.
+func (s *Size) UnmarshalText(b []byte) error {
+	number := strings.TrimRight(string(b), "BKMGi")
+	shift, ok := map[string]int{"B": 0, "KiB": 10, "MiB": 20, "GiB": 30}[string(b[len(number):])]
+	n, err := strconv.ParseUint(number, 10, 40) // a terabyte of octets, a million times GiB
+	if !ok || err != nil {
+		return fmt.Errorf("%q is not a size; write 64KiB, 50MiB or 1GiB", b)
+	}
+	if n > (1<<62)>>shift {
+		return fmt.Errorf("%q is too large", b)
+	}
+	*s = Size(n << shift)
+	return nil
+}

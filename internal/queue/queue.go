@@ -1,0 +1,260 @@
+// Package queue is the spool: one file per message, its states, and the calls that move it from one to the next.
+// postel-queue(5) describes the files for people.
+//
+// The states of a message, and what a crash leaves in each:
+//
+//	1 writing   tmp/ID exists, locked (flock)        nothing was promised; removed after an hour without a lock
+//	2 named     queue/ID exists, locked, not flushed nothing was promised; after a power cut the file is whole, and
+//	                                                 delivered (the client sends it again: a duplicate, never a loss), or
+//	                                                 torn, told by Size and Sum, and moved to corrupt/
+//	3 queued    queue/ID flushed, unlocked           the client heard 250; from here the message is never lost
+//	4 claimed   queue/ID locked by the runner        as 3
+//	5 deferred  state/ID beside it                   as 3; without a readable state every recipient counts as waiting
+//	6 removed   neither                              a removal that a power cut undoes is a second delivery, never a loss
+//
+// With durable.FsyncRenameFsync the step from 1 to 2 comes after the file's flush and 3 is reached by flushing queue/; with
+// durable.RenameFsync the file is flushed once, under its final name. A queue file is never changed or renamed after 3, save into corrupt/;
+// what happens to its recipients is in state/ID.
+//
+// Size and Sum make a torn file known, the lock one that is still being written; so a reader takes a file only with both.
+package queue
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/postel-mail/postel/internal/clock"
+	"github.com/postel-mail/postel/internal/durable"
+	"github.com/postel-mail/postel/internal/status"
+)
+
+// Spool is an open spool directory. It may be used by many goroutines, and by many processes at once.
+type Spool struct {
+	// MinFree is the space in octets below which new messages are refused with 452 4.3.1.
+	MinFree int64
+
+	dir, tmp, queue, state, corrupt *durable.Dir
+	reason                          string       // why order was chosen
+	order                           atomic.Int32 // a durable.Order
+	confirm                         sync.Once    // asks FastCommits again after the first flush
+	broken                          atomic.Bool  // a flush failed, and no probe has worked since
+}
+
+// triggerName is the FIFO that wakes the runner.
+const triggerName = "trigger"
+
+// Open opens the spool at path, and makes it and its folders where they are missing, mode 0700. It is not flushed at once: the first
+// message is.
+func Open(path string) (s *Spool, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("cannot use the spool %s: %w", path, err)
+		}
+	}()
+	s = &Spool{}
+	s.dir, err = durable.OpenDir(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		var parent *durable.Dir
+		if parent, err = durable.OpenDir(filepath.Dir(path)); err != nil {
+			return nil, err
+		}
+		defer parent.Close()
+		s.dir, err = parent.Sub(filepath.Base(path), 0o700)
+	}
+	if err != nil {
+		return nil, err
+	}
+	for name, dir := range map[string]**durable.Dir{"tmp": &s.tmp, "queue": &s.queue, "state": &s.state, "corrupt": &s.corrupt} {
+		if *dir, err = s.dir.Sub(name, 0o700); err != nil {
+			s.Close()
+			return nil, err
+		}
+	}
+	if err := s.makeTrigger(); err != nil {
+		s.Close()
+		return nil, err
+	}
+	order, reason := durable.OrderOf(s.queue)
+	s.order.Store(int32(order))
+	s.reason = reason
+	return s, nil
+}
+
+// Close closes the spool's folders. Writers and messages that are still open stay usable only for closing.
+func (s *Spool) Close() {
+	for _, d := range []*durable.Dir{s.dir, s.tmp, s.queue, s.state, s.corrupt} {
+		if d != nil {
+			d.Close()
+		}
+	}
+}
+
+// Order says in which order files are made durable here, and why, for the log.
+func (s *Spool) Order() string {
+	return durable.Order(s.order.Load()).String() + " (" + s.reason + ")"
+}
+
+func (s *Spool) makeTrigger() error {
+	path := s.dir.Path() + "/" + triggerName
+	err := unix.Mknodat(s.dir.Fd(), triggerName, unix.S_IFIFO|0o600, 0)
+	if errors.Is(err, unix.EEXIST) {
+		return nil
+	}
+	if err != nil {
+		return &fs.PathError{Op: "mkfifo", Path: path, Err: err}
+	}
+	f, err := s.dir.Open(triggerName, unix.O_RDWR|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return s.dir.Give(f)
+}
+
+// Trigger makes the runner, where there is one, look at message id; with "" at the whole queue, states included. It never waits.
+func (s *Spool) Trigger(id string) {
+	f, err := s.dir.Open(triggerName, unix.O_WRONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return // ENXIO: nobody listens
+	}
+	defer f.Close()
+	_, _ = unix.Write(int(f.Fd()), []byte(id+"\n")) // a full pipe makes the runner look at everything
+}
+
+// Wakeups reads the trigger until f is closed. wake gets each id that was written; "" stands for anything else, and for a pipe so full that ids may
+// have been lost: the whole queue is to be looked at.
+func (s *Spool) Wakeups(f *os.File, wake func(id string)) error {
+	const full = 32 << 10 // of the 64 KiB that a pipe holds
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := f.Read(buf)
+		if err != nil {
+			if errors.Is(err, os.ErrClosed) {
+				return nil
+			}
+			return err
+		}
+		all := n >= full
+		for line := range strings.Lines(string(buf[:n])) {
+			if id := strings.TrimSuffix(line, "\n"); ValidID(id) {
+				wake(id)
+			} else {
+				all = true
+			}
+		}
+		if all {
+			wake("")
+		}
+	}
+}
+
+// OpenTrigger opens the reading end of the trigger, for Wakeups.
+func (s *Spool) OpenTrigger() (*os.File, error) {
+	return s.dir.Open(triggerName, unix.O_RDWR|unix.O_NONBLOCK, 0) // for writing too, so that it never ends
+}
+
+// Lock makes the caller the runner of this spool until f is closed or the process ends; durable.ErrLocked when another is.
+func (s *Spool) Lock() (f *os.File, err error) {
+	f, err = s.dir.Open("lock", unix.O_RDWR|unix.O_CREAT, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err = errors.Join(s.dir.Give(f), durable.TryLock(f)); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// IDs gives the ids of all messages, in order of arrival. Files that are not named like a message are left out.
+func (s *Spool) IDs() ([]string, error) {
+	var ids []string
+	err := s.queue.Names(func(name string) bool {
+		if ValidID(name) {
+			ids = append(ids, name)
+		}
+		return true
+	})
+	slices.Sort(ids)
+	return ids, err
+}
+
+// Clean removes what crashed writers left in tmp/: files without a lock that are older than an hour.
+func (s *Spool) Clean() error {
+	var failed []error
+	err := s.tmp.Names(func(name string) bool {
+		f, err := s.tmp.Open(name, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+		if err != nil {
+			return true // gone, or not ours to open
+		}
+		defer f.Close()
+		st, err := f.Stat()
+		if err == nil && clock.Since(st.ModTime()) > time.Hour && durable.TryFlock(f) == nil {
+			failed = append(failed, s.tmp.Remove(name))
+		}
+		return true
+	})
+	return errors.Join(append(failed, err)...)
+}
+
+// Ids: 11 digits of microseconds since 1970 and 9 of chance, in an alphabet that sorts as ASCII does. Twenty characters of lower case
+// and digits, so they stand in file names, headers and replies as they are.
+const (
+	alphabet   = "0123456789abcdefghjkmnpqrstvwxyz"
+	timeDigits = 11
+	idLength   = 20
+)
+
+var lastMicros atomic.Int64
+
+// newID makes an id for a message that arrives at t. Ids of one process always ascend; ids of two hosts differ, by 45 random bits,
+// also within one microsecond.
+func newID(t time.Time) string {
+	micros := t.UnixMicro()
+	for {
+		last := lastMicros.Load()
+		if micros <= last && last-micros < int64(time.Second/time.Microsecond) {
+			micros = last + 1 // a clock that was set back by more is believed
+		}
+		if lastMicros.CompareAndSwap(last, micros) {
+			break
+		}
+	}
+	var chance [8]byte
+	_, _ = rand.Read(chance[:]) // never fails
+	var id [idLength]byte
+	for i, n := timeDigits-1, uint64(micros); i >= 0; i-- {
+		id[i] = alphabet[n%32]
+		n /= 32
+	}
+	for i, n := timeDigits, binary.NativeEndian.Uint64(chance[:]); i < idLength; i++ {
+		id[i] = alphabet[n%32]
+		n /= 32
+	}
+	return string(id[:])
+}
+
+// ValidID reports whether s has the form of a queue id.
+func ValidID(s string) bool {
+	return len(s) == idLength && strings.Trim(s, alphabet) == ""
+}
+
+// failed gives an error of the file system the status that the client hears.
+func failed(err error) error {
+	if durable.IsFull(err) {
+		return status.Temporary(452, "4.3.1", "Insufficient system storage", err)
+	}
+	return status.Temporary(451, "4.3.0", "Cannot queue the message now", err)
+}

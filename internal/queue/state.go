@@ -1,0 +1,204 @@
+package queue
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/postel-mail/postel/internal/envelope"
+	"github.com/postel-mail/postel/internal/status"
+)
+
+// Progress is how far a recipient has come.
+type Progress int
+
+// The states of a recipient. Delivered and Failed are final.
+const (
+	Waiting Progress = iota
+	Delivered
+	Failed
+)
+
+var progressNames = [...]string{"waiting", "delivered", "failed"}
+
+func (p Progress) String() string { return progressNames[p] }
+
+// Outcome is what is known of one recipient.
+type Outcome struct {
+	Progress Progress
+	Last     *status.Error // of the last attempt; nil before the first, and when delivered
+	Relay    string        // who gave that answer
+	Told     bool          // a report about the final state was queued
+}
+
+// State is what happened to a message so far.
+type State struct {
+	Attempts int
+	Next     time.Time // when the next attempt is due; the zero time is at once
+	Hold     bool      // a person keeps it back
+	Warned   bool      // the sender was told about the delay
+	Rcpts    []Outcome // one for each recipient of the envelope
+}
+
+const (
+	stateMagic = "postel-state 1\n"
+	maxState   = 64 << 20 // octets; 50,000 recipients with the longest texts
+)
+
+// Pending reports whether a recipient still waits.
+func (s *State) Pending() bool {
+	for _, r := range s.Rcpts {
+		if r.Progress == Waiting {
+			return true
+		}
+	}
+	return false
+}
+
+// Record writes the message's state. sync asks that it survive a power cut: needed before a report that it mentions may be sent again, and for a hold.
+// Without it a lost state costs an early attempt or a second delivery, never the message.
+func (m *Message) Record(sync bool) error {
+	return m.spool.state.WriteFile(m.ID(), m.State.appendText(nil), 0o600, sync)
+}
+
+// Text is the state as the queue keeps it, postel-queue(5).
+func (s *State) Text() string { return string(s.appendText(nil)) }
+
+func (s *State) appendText(b []byte) []byte {
+	b = append(b, stateMagic...)
+	b = fmt.Appendf(b, "Attempts: %d\n", s.Attempts)
+	if !s.Next.IsZero() {
+		b = fmt.Appendf(b, "Next: %s\n", s.Next.UTC().Format(envelope.TimeLayout))
+	}
+	if s.Hold {
+		b = append(b, "Hold: yes\n"...)
+	}
+	if s.Warned {
+		b = append(b, "Warned: yes\n"...)
+	}
+	for i, r := range s.Rcpts {
+		if r.Progress == Waiting && r.Last == nil {
+			continue
+		}
+		told := "-"
+		if r.Told {
+			told = "told"
+		}
+		relay, code, enhanced, text := "-", 0, "-", ""
+		if r.Relay != "" {
+			relay = envelope.EncodeXtext(r.Relay)
+		}
+		if r.Last != nil {
+			code, enhanced, text = r.Last.Code, r.Last.Enhanced, status.Clean(r.Last.Text)
+			if r.Last.Err != nil { // mailq and a bounce say why; the peer's text alone may not
+				text = status.Clean(r.Last.Text + " (" + r.Last.Err.Error() + ")")
+			}
+		}
+		b = fmt.Appendf(b, "Rcpt: %d %s %s %s %d %s %s\n", i, r.Progress, told, relay, code, enhanced, text)
+	}
+	return append(b, "End\n"...)
+}
+
+// readState reads the state of a message with n recipients, or with n below 0 all but what is said of them. One that is missing or
+// cannot be understood is an empty one.
+func (s *Spool) readState(id string, n int) (State, error) {
+	empty := State{Rcpts: make([]Outcome, max(n, 0))}
+	f, err := s.state.Open(id, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return empty, nil
+	}
+	if err != nil {
+		return empty, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxState))
+	if err != nil {
+		return empty, err
+	}
+	if st, ok := parseState(string(text), n); ok {
+		return st, nil
+	}
+	return empty, nil
+}
+
+func parseState(text string, n int) (State, bool) {
+	st := State{Rcpts: make([]Outcome, max(n, 0))}
+	text, ok := strings.CutPrefix(text, stateMagic)
+	if !ok {
+		return st, false
+	}
+	for line := range strings.Lines(text) {
+		line, ok := strings.CutSuffix(line, "\n")
+		if !ok {
+			return st, false
+		}
+		if line == "End" {
+			return st, true
+		}
+		name, value, _ := strings.Cut(line, ": ")
+		var err error
+		switch name {
+		case "Attempts":
+			st.Attempts, err = strconv.Atoi(value)
+		case "Next":
+			st.Next, err = time.Parse(envelope.TimeLayout, value)
+		case "Hold":
+			st.Hold = value == "yes"
+		case "Warned":
+			st.Warned = value == "yes"
+		case "Rcpt":
+			if n < 0 {
+				break
+			}
+			err = parseOutcome(value, st.Rcpts)
+		default:
+			err = errors.New("unknown name")
+		}
+		if err != nil || st.Attempts < 0 {
+			return st, false
+		}
+	}
+	return st, false // no End: torn
+}
+
+var errOutcome = errors.New("malformed outcome")
+
+func parseOutcome(value string, rcpts []Outcome) error {
+	f := strings.SplitN(value, " ", 7)
+	if len(f) != 7 {
+		return errOutcome
+	}
+	i, err := strconv.Atoi(f[0])
+	if err != nil || i < 0 || i >= len(rcpts) {
+		return errOutcome
+	}
+	o := Outcome{Told: f[2] == "told"}
+	for p, name := range progressNames {
+		if f[1] == name {
+			o.Progress = Progress(p)
+		}
+	}
+	if o.Progress.String() != f[1] {
+		return errOutcome
+	}
+	if f[3] != "-" {
+		if o.Relay, err = envelope.DecodeXtext(f[3]); err != nil {
+			return err
+		}
+	}
+	code, err := strconv.Atoi(f[4])
+	if err != nil || (code != 0 && (code < 400 || code > 599)) {
+		return errOutcome
+	}
+	if code != 0 {
+		o.Last = &status.Error{Code: code, Enhanced: f[5], Text: f[6]}
+	}
+	rcpts[i] = o
+	return nil
+}
