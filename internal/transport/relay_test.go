@@ -1,0 +1,408 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/postel-mail/postel/internal/address"
+	"github.com/postel-mail/postel/internal/envelope"
+	"github.com/postel-mail/postel/internal/smtpclient"
+)
+
+// Parts of scripts.
+const (
+	hello = `
+		S: 220 mx.example ready
+		C: EHLO me.example
+		S| "250-mx.example\r\n250 PIPELINING\r\n"
+		`
+	mail2 = `
+		C: MAIL FROM:<a@a.example>
+		C: RCPT TO:<b@b.example>
+		C: RCPT TO:<c@b.example>
+		C: DATA
+		`
+	taken = `
+		S| "250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n"
+		BODY
+		S: 250 2.0.0 queued
+		`
+	bye = `
+		C: QUIT
+		S: 221 bye`
+	take = hello + mail2 + taken + bye
+)
+
+func TestMailHosts(t *testing.T) {
+	tests := []struct {
+		name    string
+		scripts map[string][]string
+		mx      string
+		addrs   map[string][]string
+		edit    func(*Transport)
+		rcpts   []int
+		want    string
+		visited string
+	}{
+		{name: "the best host", mx: "one two", scripts: map[string][]string{"127.0.0.1": {take}, "127.0.0.2": nil},
+			want: "250 2.0.0 queued (remote) at one[127.0.0.1]:PORT\n250 2.0.0 queued (remote) at one[127.0.0.1]:PORT", visited: "127.0.0.1"},
+		{name: "connection refused", mx: "three one", scripts: map[string][]string{"127.0.0.1": {take}},
+			want: "250 2.0.0 queued (remote) at one[127.0.0.1]:PORT\n250 2.0.0 queued (remote) at one[127.0.0.1]:PORT", visited: "127.0.0.1"},
+		{name: "greeting refused", mx: "one two", scripts: map[string][]string{"127.0.0.1": {"S: 554 5.7.1 no"}, "127.0.0.2": {take}},
+			want: "250 2.0.0 queued (remote) at two[127.0.0.2]:PORT\n250 2.0.0 queued (remote) at two[127.0.0.2]:PORT", visited: "127.0.0.1 127.0.0.2"},
+		{name: "greeting refused everywhere", mx: "one two", scripts: map[string][]string{"127.0.0.1": {"S: 554 5.7.1 no"}, "127.0.0.2": {"S: 421 4.3.2 busy"}},
+			want: "421 4.3.2 busy at two[127.0.0.2]:PORT\n421 4.3.2 busy at two[127.0.0.2]:PORT", visited: "127.0.0.1 127.0.0.2"},
+		{name: "a recipient's refusal is the answer", mx: "one two", scripts: map[string][]string{"127.0.0.1": {hello + mail2 + `
+			S| "250 ok\r\n550 5.1.1 who?\r\n450 4.2.1 later\r\n503 no\r\n"` + bye}, "127.0.0.2": nil},
+			want: "550 5.1.1 who? (remote) at one[127.0.0.1]:PORT\n450 4.2.1 later (remote) at one[127.0.0.1]:PORT", visited: "127.0.0.1"},
+		{name: "closed in the envelope", mx: "one two", scripts: map[string][]string{"127.0.0.1": {hello + mail2 + `
+			S| "250 ok\r\n550 5.1.1 who?\r\n421 4.3.2 closing\r\n"
+			CLOSE`}, "127.0.0.2": {hello + `
+			C: MAIL FROM:<a@a.example>
+			C: RCPT TO:<c@b.example>
+			C: DATA
+			S| "250 ok\r\n250 ok\r\n354 go\r\n"
+			BODY
+			S: 250 2.0.0 queued` + bye}},
+			want: "550 5.1.1 who? (remote) at one[127.0.0.1]:PORT\n250 2.0.0 queued (remote) at two[127.0.0.2]:PORT", visited: "127.0.0.1 127.0.0.2"},
+		{name: "closed after the message", mx: "one two", scripts: map[string][]string{"127.0.0.1": {hello + mail2 + `
+			S| "250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n"
+			BODY
+			CLOSE`}, "127.0.0.2": nil},
+			want: strings.Repeat("\n451 4.4.2 Connection lost at end of data at one[127.0.0.1]:PORT", 2)[1:], visited: "127.0.0.1"},
+		{name: "only two sessions", mx: "one two four", scripts: map[string][]string{"127.0.0.1": {hello + mail2 + "CLOSE"}, "127.0.0.2": {hello + mail2 + "CLOSE"}, "127.0.0.4": nil},
+			want: strings.Repeat("\n451 4.4.2 Connection lost at MAIL at two[127.0.0.2]:PORT", 2)[1:], visited: "127.0.0.1 127.0.0.2"},
+		{name: "only five addresses", mx: "many one", scripts: map[string][]string{"127.0.0.1": nil}, rcpts: []int{1},
+			addrs: map[string][]string{"many": {"127.0.1.1", "127.0.1.2", "127.0.1.3", "127.0.1.4", "127.0.1.5"}},
+			want:  "451 4.4.1 Cannot connect to many[127.0.1.5]:PORT at many[127.0.1.5]:PORT"},
+		{name: "only ten names", mx: strings.Repeat("none ", 10) + "one", scripts: map[string][]string{"127.0.0.1": nil}, rcpts: []int{1},
+			want: "550 5.4.4 Mail host none has no address"},
+		{name: "no such domain", mx: "", scripts: nil, rcpts: []int{1}, want: "550 5.1.2 Domain b.example does not exist"},
+		{name: "DNS fails", mx: "!", scripts: nil, rcpts: []int{1}, want: "451 4.4.3 DNS look-up failed"},
+		{name: "a host that may come back outweighs one that does not exist", mx: "broken none", rcpts: []int{1},
+			addrs: map[string][]string{"broken": {"!"}}, want: "451 4.4.3 DNS look-up failed"},
+		{name: "a host that does not exist", mx: "none one", scripts: map[string][]string{"127.0.0.1": {take}},
+			want: "250 2.0.0 queued (remote) at one[127.0.0.1]:PORT\n250 2.0.0 queued (remote) at one[127.0.0.1]:PORT", visited: "127.0.0.1"},
+		{name: "own name is the best", mx: "me.example one", scripts: map[string][]string{"127.0.0.1": nil}, rcpts: []int{1},
+			want: "554 5.4.6 Mail for b.example loops back to this host"},
+		{name: "own name in the greeting", mx: "one two", rcpts: []int{1}, scripts: map[string][]string{"127.0.0.1": {strings.Replace(hello, "mx", "ME", 1) + bye}, "127.0.0.2": nil},
+			want: "554 5.4.6 Mail for b.example loops back to this host at one[127.0.0.1]:PORT", visited: "127.0.0.1"},
+		{name: "own name in the greeting of a worse host", mx: "three one", rcpts: []int{1}, scripts: map[string][]string{"127.0.0.1": {strings.Replace(hello, "mx", "ME", 1) + bye}},
+			want: "451 4.4.1 Cannot connect to three[127.0.0.3]:PORT at three[127.0.0.3]:PORT", visited: "127.0.0.1"},
+		{name: "loopback refused", mx: "one zero", rcpts: []int{1}, scripts: map[string][]string{"127.0.0.1": nil}, edit: func(t *Transport) { t.RefuseLoopback = true },
+			addrs: map[string][]string{"one": {"127.0.0.1", "::1", "::ffff:127.0.0.1", "0.0.0.0", "::"}, "zero": {"224.0.0.1"}},
+			want:  "451 4.4.4 Mail host zero has the address 224.0.0.1, to which no mail is sent"},
+		{name: "speaks without being asked", mx: "one", rcpts: []int{1}, scripts: map[string][]string{"127.0.0.1": {`
+			S: 220 mx.example ready
+			C: EHLO me.example
+			S| "250 mx.example\r\n250 ok\r\n250 ok\r\n250 ok\r\n"`}},
+			want: "451 4.5.0 The server speaks without being asked at one[127.0.0.1]:PORT", visited: "127.0.0.1"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			h := network(t, tt.scripts)
+			if tt.mx != "" {
+				h.mx["b.example"] = tt.mx
+			}
+			h.addrs = map[string][]string{"one": {"127.0.0.1"}, "two": {"127.0.0.2"}, "three": {"127.0.0.3"}, "four": {"127.0.0.4"}}
+			for name, list := range tt.addrs {
+				h.addrs[name] = list
+			}
+			tr := h.transport()
+			if tt.edit != nil {
+				tt.edit(tr)
+			}
+			r := all(enqueue(t, letter, "a@a.example", "b@b.example", "c@b.example"), dest(t, "mx:"))
+			if tt.rcpts != nil {
+				r.Rcpts = tt.rcpts
+			}
+			got := h.summary(tr.Attempt(context.Background(), r))
+			tr.Close()
+			if got != tt.want {
+				t.Errorf("got\n%s\nwant\n%s", got, tt.want)
+			}
+			if v := strings.Join(h.connected, " "); v != tt.visited {
+				t.Errorf("connected to %q, want %q", v, tt.visited)
+			}
+		})
+	}
+}
+
+// TestOwnAddress has a domain whose mail host is this host under a name that it does not know.
+func TestOwnAddress(t *testing.T) {
+	list, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range list {
+		p := netip.MustParsePrefix(a.String()).Addr()
+		want := !p.IsLoopback()
+		if isOwn(p) != want {
+			t.Errorf("isOwn(%s) is %v", p, !want)
+		}
+		if want {
+			h := network(t, nil)
+			h.mx["b.example"], h.addrs["alias"] = "alias", []string{p.String()}
+			tr := h.transport()
+			tr.RefuseLoopback, tr.Port = true, 25
+			got := tr.Attempt(context.Background(), all(enqueue(t, letter, "", "b@b.example"), dest(t, "mx:")))
+			if got[0].Err == nil || got[0].Err.Enhanced != "5.4.6" {
+				t.Errorf("%s: got %+v", p, got[0])
+			}
+		}
+	}
+	if isOwn(netip.MustParseAddr("198.51.100.1")) {
+		t.Error("a stranger's address counts as own")
+	}
+}
+
+func TestFixedHosts(t *testing.T) {
+	const port = ":PORT"
+	login := func(string, string) (string, error) { return "secret", nil }
+	startTLS := `
+		S: 220 hub.example ready
+		C: EHLO me.example
+		S| "250-hub.example\r\n250 STARTTLS\r\n"
+		C: STARTTLS
+		S: 220 go
+		`
+	inside := `
+		C: EHLO me.example
+		S| "250-hub.example\r\n250-AUTH PLAIN\r\n250 PIPELINING\r\n"
+		`
+	auth := `
+		C: AUTH PLAIN AHUAc2VjcmV0
+		S: 235 welcome
+		`
+	tests := []struct {
+		name    string
+		dest    string // with PORT
+		scripts []string
+		edit    func(*Transport)
+		rcpts   []int
+		want    string
+	}{
+		{name: "by address", dest: "smtp://127.0.0.1:PORT", scripts: []string{take},
+			want: strings.Repeat("\n250 2.0.0 queued (remote) at 127.0.0.1[127.0.0.1]:PORT", 2)[1:]},
+		{name: "without a port", dest: "smtp://hub.example", scripts: []string{take},
+			want: strings.Repeat("\n250 2.0.0 queued (remote) at hub.example[127.0.0.1]:PORT", 2)[1:]},
+		{name: "another host of our name on a port of its own", dest: "smtp://hub.example:PORT", scripts: []string{strings.ReplaceAll(take, "mx.", "me.")},
+			want: strings.Repeat("\n250 2.0.0 queued (remote) at hub.example[127.0.0.1]:PORT", 2)[1:]},
+		{name: "our name on the usual port", dest: "smtp://hub.example", scripts: []string{strings.ReplaceAll(hello, "mx.", "me.") + bye}, rcpts: []int{0},
+			want: "554 5.4.6 Mail for b.example loops back to this host at hub.example[127.0.0.1]:PORT"},
+		{name: "a name that does not exist is not the message's fault", dest: "smtp://hbu.example", rcpts: []int{0},
+			want: "451 4.4.4 Host hbu.example has no address"},
+		{name: "opportunistic TLS", dest: "smtp://hub.example", scripts: []string{startTLS + "TLS" + inside + mail2 + taken + bye},
+			want: strings.Repeat("\n250 2.0.0 queued (remote) at hub.example[127.0.0.1]:PORT", 2)[1:]},
+		{name: "opportunistic TLS fails", dest: "smtp://hub.example", scripts: []string{startTLS + "CLOSE", take},
+			want: strings.Repeat("\n250 2.0.0 queued (remote) at hub.example[127.0.0.1]:PORT", 2)[1:]},
+		{name: "TLS fails and is required", dest: "smtp://hub.example", scripts: []string{startTLS + "CLOSE"}, rcpts: []int{0},
+			edit: func(t *Transport) { t.TLS = smtpclient.Require }, want: "454 4.7.5 TLS handshake failed at hub.example[127.0.0.1]:PORT"},
+		{name: "login", dest: "smtp://u@hub.example:PORT", scripts: []string{startTLS + "TLS" + inside + auth + mail2 + taken + bye},
+			edit: func(t *Transport) { t.TLS, t.Credentials = smtpclient.Off, login },
+			want: strings.Repeat("\n250 2.0.0 queued (remote) at hub.example[127.0.0.1]:PORT", 2)[1:]},
+		{name: "login, implicit TLS", dest: "smtps://u@hub.example:PORT", scripts: []string{"TLS\nS: 220 hub.example\n" + inside + auth + mail2 + taken + bye},
+			edit: func(t *Transport) { t.Credentials = login },
+			want: strings.Repeat("\n250 2.0.0 queued (remote) at hub.example[127.0.0.1]:PORT", 2)[1:]},
+		{name: "login, certificate of another", dest: "smtps://u@127.0.0.1:PORT", scripts: []string{"NOTLS"}, rcpts: []int{0},
+			edit: func(t *Transport) { t.Credentials = login }, want: "454 4.7.5 The server's certificate does not verify at 127.0.0.1[127.0.0.1]:PORT"},
+		{name: "login, unknown root", dest: "smtp://u@hub.example:PORT", scripts: []string{startTLS + "NOTLS"}, rcpts: []int{0},
+			edit: func(t *Transport) { t.Credentials, t.Roots = login, nil }, want: "454 4.7.5 The server's certificate does not verify at hub.example[127.0.0.1]:PORT"},
+		{name: "login, no TLS", dest: "smtp://u@hub.example:PORT", rcpts: []int{0}, edit: func(t *Transport) { t.Credentials = login },
+			scripts: []string{strings.Replace(hello, "PIPELINING", "AUTH PLAIN", 1)},
+			want:    "451 4.7.4 TLS is required, but the server does not offer it at hub.example[127.0.0.1]:PORT"},
+		{name: "login, no password", dest: "smtp://u@hub.example:PORT", rcpts: []int{0},
+			edit: func(t *Transport) {
+				t.Credentials = func(string, string) (string, error) { return "", errors.New("no line for it") }
+			},
+			want: "451 4.3.5 No password is known for the relay"},
+		{name: "LMTP", dest: "lmtp://127.0.0.1:PORT", edit: func(t *Transport) { t.TLS = smtpclient.Require },
+			scripts: []string{strings.ReplaceAll(hello, "EHLO", "LHLO") + mail2 + `
+				S| "250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n"
+				BODY
+				S: 250 2.0.0 one
+				S: 550 5.2.2 full` + bye},
+			want: "250 2.0.0 one (remote) at 127.0.0.1[127.0.0.1]:PORT\n550 5.2.2 full (remote) at 127.0.0.1[127.0.0.1]:PORT"},
+		{name: "too many recipients, not announced", dest: "smtp://127.0.0.1:PORT", rcpts: []int{0, 1, 0}, scripts: []string{hello + `
+			C: MAIL FROM:<a@a.example>
+			C: RCPT TO:<b@b.example>
+			C: RCPT TO:<c@b.example>
+			C: RCPT TO:<b@b.example>
+			C: DATA
+			S| "250 ok\r\n250 ok\r\n250 ok\r\n452 4.5.3 too many\r\n354 go\r\n"
+			BODY
+			S: 250 2.0.0 queued
+			C: MAIL FROM:<a@a.example>
+			C: RCPT TO:<b@b.example>
+			C: DATA
+			S| "250 ok\r\n452 4.5.3 too many today\r\n503 no\r\n"` + bye},
+			want: strings.Repeat("250 2.0.0 queued (remote) at 127.0.0.1[127.0.0.1]:PORT\n", 2) + "452 4.5.3 too many today (remote) at 127.0.0.1[127.0.0.1]:PORT"},
+		{name: "limits of transactions and recipients", dest: "smtp://127.0.0.1:PORT", scripts: []string{
+			strings.Replace(hello, "250 PIPE", "250-LIMITS RCPTMAX=1 MAILMAX=1\\r\\n250 PIPE", 1) + `
+			C: MAIL FROM:<a@a.example>
+			C: RCPT TO:<b@b.example>
+			C: DATA
+			S| "250 ok\r\n250 ok\r\n354 go\r\n"
+			BODY
+			S: 250 2.0.0 first` + bye, hello + `
+			C: MAIL FROM:<a@a.example>
+			C: RCPT TO:<c@b.example>
+			C: DATA
+			S| "250 ok\r\n250 ok\r\n354 go\r\n"
+			BODY
+			S: 250 2.0.0 second` + bye},
+			want: "250 2.0.0 first (remote) at 127.0.0.1[127.0.0.1]:PORT\n250 2.0.0 second (remote) at 127.0.0.1[127.0.0.1]:PORT"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			h := network(t, map[string][]string{"127.0.0.1": tt.scripts})
+			h.addrs["hub.example"] = []string{"127.0.0.1"}
+			tr := h.transport()
+			if tt.edit != nil {
+				tt.edit(tr)
+			}
+			p := strconv.Itoa(h.port)
+			r := all(enqueue(t, letter, "a@a.example", "b@b.example", "c@b.example"), dest(t, strings.ReplaceAll(tt.dest, port, ":"+p)))
+			if tt.rcpts != nil {
+				r.Rcpts = tt.rcpts
+			}
+			got := h.summary(tr.Attempt(context.Background(), r))
+			tr.Close()
+			if got != tt.want {
+				t.Errorf("got\n%s\nwant\n%s", got, tt.want)
+			}
+			if len(h.connected) != len(tt.scripts) {
+				t.Errorf("%d connections, want %d", len(h.connected), len(tt.scripts))
+			}
+		})
+	}
+}
+
+// TestReuse sends three messages over one session, then finds it closed and opens another.
+func TestReuse(t *testing.T) {
+	again := mail2 + taken
+	h := network(t, map[string][]string{"127.0.0.1": {hello + again + again + mail2 + `
+		S| "250 ok\r\n550 5.1.1 no\r\n550 5.1.1 no\r\n503 no\r\n"
+		C: RSET
+		S: 421 4.4.2 idle too long
+		CLOSE`, take}})
+	h.mx["b.example"], h.addrs["one"] = "one", []string{"127.0.0.1"}
+	tr := h.transport()
+	for i, want := range []string{"250", "250", "550", "250"} {
+		m := enqueue(t, letter, "a@a.example", "b@b.example", "c@b.example")
+		for _, line := range strings.Split(h.summary(tr.Attempt(context.Background(), all(m, dest(t, "mx:")))), "\n") {
+			if !strings.HasPrefix(line, want) {
+				t.Errorf("message %d: got %s, want %s", i, line, want)
+			}
+		}
+	}
+	tr.Close()
+	if len(h.connected) != 2 {
+		t.Errorf("%d connections", len(h.connected))
+	}
+	tr.Close() // a second time is no harm
+}
+
+// TestPool fills the pool beyond its bound, lets a session expire, and puts one back after Close.
+func TestPool(t *testing.T) {
+	hi := strings.Replace(hello, "mx", "hub", 1) + bye
+	var scripts []string
+	for range idleMost + 2 {
+		scripts = append(scripts, hi)
+	}
+	h := network(t, map[string][]string{"127.0.0.1": scripts})
+	tr := h.transport()
+	var sessions []*session
+	for i := range idleMost + 2 {
+		w := newAttempt(tr, Request{Dest: dest(t, "smtp://127.0.0.1")})
+		w.o.Hostname, w.key = "me.example", strconv.Itoa(i)
+		s, err := w.open(context.Background(), "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(h.port)), "x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		sessions = append(sessions, s)
+	}
+	for _, s := range sessions[:idleMost+1] {
+		tr.idle.put(s)
+	}
+	if s := tr.idle.take("0"); s != nil {
+		t.Error("the oldest was kept beyond the bound")
+	}
+	if s := tr.idle.take("1"); s != sessions[1] {
+		t.Error("a session was lost")
+	}
+	tr.idle.put(sessions[1])
+	tr.idle.expire(sessions[2])
+	tr.idle.expire(sessions[2])
+	if s := tr.idle.take("2"); s != nil {
+		t.Error("an expired session was given out")
+	}
+	tr.Close()
+	if tr.idle.take("1") != nil {
+		t.Error("a session outlived Close")
+	}
+	tr.idle.put(sessions[idleMost+1])
+	if sessions[idleMost+1].Usable() {
+		t.Error("a session that came back after Close is open")
+	}
+}
+
+// TestStopped ends the context while a host makes us wait: the next one is not tried.
+func TestStopped(t *testing.T) {
+	h := network(t, map[string][]string{"127.0.0.1": {"S| \"220-wait\\r\\n\""}, "127.0.0.2": nil})
+	h.mx["b.example"], h.addrs["one"], h.addrs["two"] = "one two", []string{"127.0.0.1"}, []string{"127.0.0.2"}
+	ctx, cancel := context.WithCancel(context.Background())
+	tr := h.transport()
+	lookup := tr.Addresses
+	tr.Addresses = func(c context.Context, host string) ([]netip.Addr, error) {
+		defer cancel()
+		return lookup(c, host)
+	}
+	got := h.summary(tr.Attempt(ctx, all(enqueue(t, letter, "", "b@b.example"), dest(t, "mx:"))))
+	if !strings.HasPrefix(got, "451 4.4.1 ") {
+		t.Errorf("got %s", got)
+	}
+	if len(h.connected) > 1 {
+		t.Errorf("connected to %v", h.connected)
+	}
+}
+
+func TestBind(t *testing.T) {
+	h := network(t, map[string][]string{"127.0.0.1": nil})
+	tr := h.transport()
+	tr.Bind = []netip.Addr{netip.MustParseAddr("::1"), netip.MustParseAddr("127.0.0.77"), netip.MustParseAddr("127.0.0.78")}
+	w := newAttempt(tr, Request{})
+	conn, err := w.dial(context.Background(), "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(h.port)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := conn.LocalAddr().(*net.TCPAddr).IP.String(); got != "127.0.0.77" {
+		t.Errorf("source address %s", got)
+	}
+	conn.Close()
+}
+
+// TestLiteral sends to an address literal, which needs no DNS.
+func TestLiteral(t *testing.T) {
+	h := network(t, map[string][]string{"127.0.0.1": {strings.ReplaceAll(strings.ReplaceAll(take, "b@b.example", "b@[127.0.0.1]"), "c@b.example", "c@[127.0.0.1]")}})
+	h.mx["[127.0.0.1]"] = "[127.0.0.1]"
+	tr := h.transport()
+	addrs := tr.Addresses
+	tr.Addresses = func(ctx context.Context, host string) ([]netip.Addr, error) {
+		return addrs(ctx, strings.Trim(host, "[]"))
+	}
+	e := &envelope.Envelope{From: path(t, "a@a.example"), UID: -1}
+	for _, local := range []string{"b", "c"} {
+		e.Rcpts = append(e.Rcpts, envelope.Recipient{To: address.Path{Local: local, Domain: "[127.0.0.1]"}})
+	}
+	got := h.summary(tr.Attempt(context.Background(), all(enqueueAs(t, e, letter), dest(t, "mx:"))))
+	tr.Close()
+	if want := strings.Repeat("\n250 2.0.0 queued (remote) at 127.0.0.1[127.0.0.1]:PORT", 2)[1:]; got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
