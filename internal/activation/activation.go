@@ -26,6 +26,9 @@ import (
 // drainFor is how long sessions in a transaction may go on after SIGTERM.
 const drainFor = 30 * time.Second
 
+// abortFor is how long a session may take to notice that its connection was closed under it.
+const abortFor = 5 * time.Second
+
 // Server hands each connection to Serve in a goroutine of its own. All fields are set before Run and not changed after.
 type Server struct {
 	Listen    []string      // addresses to listen on: "127.0.0.1:25", ":25", "unix:/path"
@@ -41,6 +44,7 @@ type Server struct {
 	Problem   func(err error)                          // accepting failed and goes on; may be nil
 	Panicked  func(client string, v any, stack []byte) // a session ended in a bug; may be nil
 
+	sessions  sync.WaitGroup // Add under mu, and not once stopping is set
 	mu        sync.Mutex
 	conns     map[*Conn]bool
 	perClient map[netip.Prefix]int
@@ -57,11 +61,12 @@ func SingleSession(listen []string) bool {
 // Run gets the connections and serves them until SIGTERM or SIGINT, the idle time, or the end of the single session. It returns nil then, and
 // an error when it cannot begin.
 func (s *Server) Run() error {
-	s.conns, s.perClient = map[*Conn]bool{}, map[netip.Prefix]int{}
+	s.begin()
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	defer signal.Stop(signals)
-	signal.Ignore(unix.SIGPIPE)
+	// Caught and dropped: were it ignored, the programs that a server starts would inherit that.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 
 	listeners, conns, idle, err := s.sources()
 	if err != nil {
@@ -70,7 +75,6 @@ func (s *Server) Run() error {
 	if s.IdleExit >= 0 {
 		idle = s.IdleExit
 	}
-	var sessions sync.WaitGroup
 	panics := make(chan struct{}, 1)
 	serve := func(raw net.Conn) {
 		c := NewConn(raw)
@@ -84,7 +88,7 @@ func (s *Server) Run() error {
 			go c.Close()
 			return
 		}
-		sessions.Go(func() {
+		go func() {
 			defer s.leave(c)
 			defer c.Close()
 			defer func() {
@@ -99,7 +103,7 @@ func (s *Server) Run() error {
 				}
 			}()
 			s.Serve(c)
-		})
+		}()
 	}
 	for _, l := range listeners {
 		if s.Listening != nil {
@@ -110,16 +114,20 @@ func (s *Server) Run() error {
 	for _, c := range conns {
 		serve(c)
 	}
-	s.wait(signals, &sessions, len(listeners) > 0, idle)
+	s.wait(signals, len(listeners) > 0, idle)
 
 	for _, l := range listeners {
 		l.Close()
 	}
-	s.drain(&sessions, signals)
+	s.drain(signals)
 	if len(listeners) == 0 && len(panics) > 0 {
 		return errors.New("the session ended in a bug, see the log")
 	}
 	return nil
+}
+
+func (s *Server) begin() {
+	s.conns, s.perClient = map[*Conn]bool{}, map[netip.Prefix]int{}
 }
 
 // name writes a listener's address as --listen takes it.
@@ -200,8 +208,7 @@ func listen(addr string) (net.Listener, error) {
 	}
 	l, err := net.Listen("unix", path)
 	if errors.Is(err, unix.EADDRINUSE) { // left behind by a crash, unless somebody answers
-		if c, e := net.Dial("unix", path); e == nil {
-			c.Close()
+		if !leftBehind(path) {
 			return nil, err
 		}
 		if e := os.Remove(path); e != nil {
@@ -218,6 +225,19 @@ func listen(addr string) (net.Listener, error) {
 		return nil, err
 	}
 	return l, nil
+}
+
+// leftBehind reports whether path is a socket on which nobody listens any more. One that is too busy to answer is not.
+func leftBehind(path string) bool {
+	var st unix.Stat_t
+	if unix.Lstat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return false
+	}
+	c, err := net.Dial("unix", path)
+	if err == nil {
+		c.Close()
+	}
+	return errors.Is(err, unix.ECONNREFUSED)
 }
 
 // passedFiles takes over what sd_listen_fds(3) describes. Children do not see it.
@@ -291,6 +311,7 @@ func (s *Server) admit(c *Conn) bool {
 	if s.stopping || s.Limit > 0 && len(s.conns) >= s.Limit || s.PerClient > 0 && c.ip.IsValid() && s.perClient[g] >= s.PerClient {
 		return false
 	}
+	s.sessions.Add(1)
 	s.conns[c] = true
 	s.perClient[g]++
 	return true
@@ -306,14 +327,15 @@ func (s *Server) leave(c *Conn) {
 		delete(s.perClient, g)
 	}
 	s.lastBusy = clock.Now()
+	s.sessions.Done()
 }
 
 // wait returns when the server is to stop.
-func (s *Server) wait(signals <-chan os.Signal, sessions *sync.WaitGroup, listening bool, idle time.Duration) {
+func (s *Server) wait(signals <-chan os.Signal, listening bool, idle time.Duration) {
 	var done chan struct{}
 	if !listening {
 		done = make(chan struct{})
-		go func() { sessions.Wait(); close(done) }()
+		go func() { s.sessions.Wait(); close(done) }()
 	}
 	s.mu.Lock()
 	s.lastBusy = clock.Now()
@@ -354,7 +376,7 @@ func (s *Server) wait(signals <-chan os.Signal, sessions *sync.WaitGroup, listen
 }
 
 // drain ends the sessions: those that wait at once, those in a transaction when it is over, all after 30 s or a second signal.
-func (s *Server) drain(sessions *sync.WaitGroup, signals <-chan os.Signal) {
+func (s *Server) drain(signals <-chan os.Signal) {
 	s.mu.Lock()
 	s.stopping = true
 	for c := range s.conns {
@@ -362,7 +384,7 @@ func (s *Server) drain(sessions *sync.WaitGroup, signals <-chan os.Signal) {
 	}
 	s.mu.Unlock()
 	done := make(chan struct{})
-	go func() { sessions.Wait(); close(done) }()
+	go func() { s.sessions.Wait(); close(done) }()
 	timer := time.NewTimer(drainFor)
 	defer timer.Stop()
 	for {
@@ -380,7 +402,10 @@ func (s *Server) drain(sessions *sync.WaitGroup, signals <-chan os.Signal) {
 			c.abort()
 		}
 		s.mu.Unlock()
-		<-done
+		select {
+		case <-done:
+		case <-time.After(abortFor): // it writes to a pipe that nobody reads
+		}
 		return
 	}
 }

@@ -182,7 +182,7 @@ func (c *Config) check() error {
 	case c.Limits.Connections < 1 || c.Limits.ConnectionsPerClient < 1 || c.Limits.Hops < 1 || c.Limits.MessageSize < 64<<10:
 		return errors.New("limits: connections, connections_per_client and hops must be 1 or more, message_size 64KiB or more (RFC 5321 4.5.3.1.7)")
 	case !c.Mailbox.IsLocal():
-		return fmt.Errorf("mailbox: %q is neither maildir: nor mbox:", c.Mailbox)
+		return fmt.Errorf("mailbox: %q must be maildir:PATH or mbox:PATH", c.Mailbox)
 	}
 	if !strings.HasPrefix(c.Users, "/") && c.Users != "system" && !strings.HasPrefix(c.Users, "checkpassword:/") {
 		return fmt.Errorf("users: %q is neither \"system\", an absolute path nor checkpassword:/PROGRAM", c.Users)

@@ -100,7 +100,7 @@ func (l *Log) Bounced(d Delivery, s *status.Error) {
 	l.event(warning, "bounced", append(d.fields(), outcome(s)...)...)
 }
 
-// Report: a delivery status notification of message id was queued as report; kind is "failed", "delayed" or "delivered".
+// Report: a delivery status notification of message id was queued as report; kind is "failed", "delayed", "delivered" or "relayed".
 func (l *Log) Report(id, report, kind string) {
 	l.event(info, "report", field{"id", id}, field{"report", report}, field{"kind", kind})
 }

@@ -2,7 +2,7 @@
 //
 // A line is logfmt, its keys in the order "time level prog event id ..."; or a JSON object with the same
 // members. postel-log(5) describes every event; a test holds the two together. Values that come from a
-// peer are quoted so that they cannot start a new line, and cut at 1 KiB. Never a password, never a message's text.
+// peer are quoted so that they cannot start a new line, and cut at 900 octets. Never a password, never a message's text.
 package maillog
 
 import (
@@ -142,7 +142,7 @@ func appendJSON(b []byte, fields []field) []byte {
 	return append(b, '}')
 }
 
-// clean makes a value safe for a line and a terminal, and bounds it at 1 KiB.
+// clean makes a value safe for a line and a terminal, and bounds it.
 func clean(s string) string { return status.Clean(s) }
 
 // syslogWriter sends datagrams to the host's log socket, RFC 3164 as syslog(3) writes it. It holds no network code, since sendmail

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"io/fs"
 	"os"
@@ -150,7 +149,7 @@ func (m *Message) read(size int64, check bool) error {
 	}
 	rest := io.NewSectionReader(m.file, int64(headLength), total)
 	if check {
-		h := crc32.New(castagnoli)
+		h := &checksum{}
 		if _, err := io.CopyBuffer(struct{ io.Writer }{h}, struct{ io.Reader }{rest}, make([]byte, 64<<10)); err != nil {
 			return err
 		}

@@ -4,8 +4,6 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"hash"
-	"hash/crc32"
 	"os"
 	"sync"
 
@@ -22,8 +20,6 @@ const (
 	headLength = len(magic) + len("Size: \nSum: \n") + 20 + 8
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
 var buffers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 64<<10) }}
 
 // Writer is a message on its way into the queue.
@@ -32,7 +28,7 @@ type Writer struct {
 	id    string
 	file  *os.File
 	buf   *bufio.Writer
-	sum   hash.Hash32
+	sum   *checksum
 	total int64 // octets behind the head
 	body  int64 // of these, the message
 	err   error // the first that happened; sticky
@@ -59,7 +55,7 @@ func (s *Spool) Create(e *envelope.Envelope) (*Writer, error) {
 	if err != nil {
 		return nil, failed(err)
 	}
-	w := &Writer{spool: s, id: e.ID, file: f, sum: crc32.New(castagnoli)}
+	w := &Writer{spool: s, id: e.ID, file: f, sum: &checksum{}}
 	if err := errors.Join(durable.TryFlock(f), s.tmp.Give(f)); err != nil {
 		w.Abort()
 		return nil, failed(err)

@@ -73,7 +73,7 @@ func FromStatus(s *status.Error) int {
 		return OK
 	case s.Temporary():
 		return TempFail
-	case s.Enhanced == "5.1.1" || s.Enhanced == "5.1.6" || s.Enhanced == "5.1.10":
+	case s.Enhanced == "5.1.1" || s.Enhanced == "5.1.6":
 		return NoUser
 	case len(s.Enhanced) > 2 && s.Enhanced[2] == '6':
 		return DataErr
