@@ -50,18 +50,20 @@ func (p *pool) take(key string) *session {
 // put keeps a session, or ends it where it is of no more use.
 func (p *pool) put(s *session) {
 	p.mu.Lock()
+	surplus := s
 	if !p.closed && s.Usable() && clock.Since(s.opened) < lifeTime {
+		surplus = nil
 		s.timer = time.AfterFunc(idleTime, func() { p.expire(s) })
 		p.idle = append(p.idle, s)
-		if s = nil; len(p.idle) > idleMost {
-			s = p.idle[0]
+		if len(p.idle) > idleMost {
+			surplus = p.idle[0]
 			p.idle = slices.Delete(p.idle, 0, 1)
-			s.timer.Stop()
+			surplus.timer.Stop()
 		}
 	}
 	p.mu.Unlock()
-	if s != nil {
-		p.bye(s)
+	if surplus != nil {
+		p.bye(surplus)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/postel-mail/postel/internal/address"
@@ -51,6 +52,8 @@ type Transport struct {
 	// arguments that their destination has, and the environment of package command.
 	Deliver     []string
 	ProgramTime time.Duration // how long a program may take; 0 is command.Limit
+	// Programs other than Deliver run as ProgramUser; nil: as this process. It is for a runner that is root.
+	ProgramUser *syscall.Credential
 
 	idle pool
 }
@@ -123,13 +126,21 @@ func (t *Transport) program(ctx context.Context, r Request, n int) *status.Error
 	user, detail := address.Split(rcpt.To.Local, t.Delimiter)
 	words := command.Words{Sender: e.From, Recipient: rcpt.To, Original: original(rcpt), User: user, Extension: detail,
 		ID: e.ID + "." + strconv.Itoa(n)}
-	return command.Run(ctx, command.Spec{Args: args, Env: words.Environ(), Stdin: body, Limit: t.ProgramTime})
+	spec := command.Spec{Args: args, Env: words.Environ(), Stdin: body, Limit: t.ProgramTime}
+	if !t.isAgent(r.Dest) {
+		spec.Credential = t.ProgramUser
+	}
+	return command.Run(ctx, spec)
+}
+
+// isAgent reports whether the delivery agent serves the destination.
+func (t *Transport) isAgent(d destination.Destination) bool {
+	return d.IsLocal() || d.Kind == destination.Pipe && slices.Equal(d.Args, t.Deliver)
 }
 
 // args is the command line for a destination, nil where there is none.
 func (t *Transport) args(d destination.Destination, from, to address.Path) []string {
-	agent := d.IsLocal() || d.Kind == destination.Pipe && slices.Equal(d.Args, t.Deliver)
-	if !agent {
+	if !t.isAgent(d) {
 		return d.Args
 	}
 	if len(t.Deliver) == 0 {
