@@ -1,0 +1,452 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/postel-mail/postel/internal/address"
+	"github.com/postel-mail/postel/internal/clock"
+	"github.com/postel-mail/postel/internal/destination"
+	"github.com/postel-mail/postel/internal/envelope"
+	"github.com/postel-mail/postel/internal/maillog"
+	"github.com/postel-mail/postel/internal/queue"
+	"github.com/postel-mail/postel/internal/status"
+	"github.com/postel-mail/postel/internal/transport"
+)
+
+// rig is a runner over a spool in a temporary directory, whose next hops are a function.
+type rig struct {
+	*Runner
+	dir string
+	log strings.Builder
+}
+
+func path(s string) address.Path {
+	if s == "" {
+		return address.Path{}
+	}
+	p, err := address.Parse(s)
+	if err != nil {
+		panic(err)
+	}
+	return p
+}
+
+// newRig makes a runner; answer says what the next hop says for an address: nil for yes.
+func newRig(t *testing.T, answer func(to string) *status.Error) *rig {
+	t.Helper()
+	g := &rig{dir: filepath.Join(t.TempDir(), "spool")}
+	s, err := queue.Open(g.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	var mu sync.Mutex
+	g.Runner = &Runner{
+		Spool: s, Hostname: "north.example", Lifetime: 5 * 24 * time.Hour, Warn: 4 * time.Hour,
+		First: 5 * time.Minute, Longest: 4 * time.Hour, Concurrency: 2, Processes: 4, Wake: time.Hour,
+		Log:    maillog.ToWriter(&lockedWriter{w: &g.log}, "qmgr"),
+		Routes: func() *Routes { return &Routes{} },
+		Attempt: func(_ context.Context, r transport.Request) []transport.Result {
+			mu.Lock()
+			defer mu.Unlock()
+			results := make([]transport.Result, len(r.Rcpts))
+			for i, n := range r.Rcpts {
+				results[i] = transport.Result{Relay: "mx.test[192.0.2.1]:25", Code: 250, Text: "ok", Remote: true}
+				if s := answer(r.Message.Envelope.Rcpts[n].To.String()); s != nil {
+					results[i] = transport.Result{Relay: "mx.test[192.0.2.1]:25", Err: s, Code: s.Code}
+				}
+			}
+			return results
+		},
+	}
+	return g
+}
+
+type lockedWriter struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (l *lockedWriter) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(p)
+}
+
+func (g *rig) put(t *testing.T, from string, rcpts ...envelope.Recipient) string {
+	t.Helper()
+	w, err := g.Spool.Create(&envelope.Envelope{From: path(from), UID: -1, Rcpts: rcpts})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Abort()
+	_, _ = io.WriteString(w, "Subject: test\r\n\r\nbody\r\n")
+	if err := w.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	return w.ID()
+}
+
+func to(s string) envelope.Recipient { return envelope.Recipient{To: path(s)} }
+
+func (g *rig) once(t *testing.T) {
+	t.Helper()
+	if err := g.Run(t.Context(), Once); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// reports gives the text of the messages from the null path that the queue holds.
+func (g *rig) reports(t *testing.T) (texts []string) {
+	t.Helper()
+	ids, err := g.Spool.IDs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range ids {
+		m, err := g.Spool.Peek(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.Envelope.From.IsNull() {
+			b, _ := io.ReadAll(m.Body())
+			texts = append(texts, string(b))
+		}
+		m.Close()
+	}
+	return texts
+}
+
+var (
+	busy   = status.Temporary(450, "4.2.1", "busy", nil)
+	noUser = status.Permanent(550, "5.1.1", "no such user", nil)
+	noHost = status.Temporary(451, "4.4.1", "no host answers", nil)
+)
+
+func TestDelivered(t *testing.T) {
+	g := newRig(t, func(string) *status.Error { return nil })
+	id := g.put(t, "a@north.example", to("b@south.example"), to("c@west.example"))
+	g.once(t)
+	if ids, _ := g.Spool.IDs(); len(ids) != 0 {
+		t.Errorf("left %v", ids)
+	}
+	for _, want := range []string{"event=delivered id=" + id + " to=<b@south.example> dest=mx: relay=", "to=<c@west.example>", "event=removed id=" + id} {
+		if !strings.Contains(g.log.String(), want) {
+			t.Errorf("log lacks %q:\n%s", want, g.log.String())
+		}
+	}
+}
+
+// TestOutcomesAreKept: what was delivered is not sent again, what failed is reported once, what waits is tried again when it is due, and no sooner.
+func TestOutcomesAreKept(t *testing.T) {
+	answers := map[string]*status.Error{"no@south.example": noUser, "later@south.example": busy}
+	var asked []string
+	g := newRig(t, func(to string) *status.Error { asked = append(asked, to); return answers[to] })
+	now := clock.Now()
+	clock.Set(func() time.Time { return now })
+	defer clock.Set(nil)
+	id := g.put(t, "a@north.example", to("yes@south.example"), to("no@south.example"), to("later@south.example"))
+	g.once(t)
+	if texts := g.reports(t); len(texts) != 0 { // the report itself was delivered by this pass
+		t.Errorf("%d reports wait", len(texts))
+	}
+	if want := []string{"yes@south.example", "no@south.example", "later@south.example", "a@north.example"}; !slices.Equal(asked, want) {
+		t.Errorf("asked %v, want %v", asked, want)
+	}
+	m, err := g.Spool.Peek(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Close()
+	st := m.State
+	if st.Rcpts[0].Progress != queue.Delivered || st.Rcpts[1].Progress != queue.Failed || !st.Rcpts[1].Told || st.Rcpts[2].Progress != queue.Waiting || st.Attempts != 1 {
+		t.Errorf("state %+v", st)
+	}
+	if wait := st.Next.Sub(now); wait < 5*time.Minute-time.Second || wait > 6*time.Minute {
+		t.Errorf("next attempt in %v", wait)
+	}
+	asked = nil
+	g.once(t)
+	if len(asked) != 0 {
+		t.Errorf("asked %v before it was due", asked)
+	}
+	now = now.Add(10 * time.Minute)
+	delete(answers, "later@south.example")
+	g.once(t)
+	if want := []string{"later@south.example"}; !slices.Equal(asked, want) {
+		t.Errorf("asked %v, want %v", asked, want)
+	}
+	if ids, _ := g.Spool.IDs(); len(ids) != 0 {
+		t.Errorf("left %v", ids)
+	}
+}
+
+func TestBounce(t *testing.T) {
+	for _, tt := range []struct {
+		name, from, notify string
+		want               int
+	}{
+		{"sender is told", "a@north.example", "", 1},
+		{"asked for", "a@north.example", "FAILURE", 1},
+		{"not asked for", "a@north.example", "NEVER", 0},
+		{"success only", "a@north.example", "SUCCESS", 0},
+		{"null path", "", "", 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			g := newRig(t, func(to string) *status.Error {
+				if to == "no@south.example" {
+					return noUser
+				}
+				return busy // so that the report stays
+			})
+			g.put(t, tt.from, envelope.Recipient{To: path("no@south.example"), Notify: tt.notify})
+			g.once(t)
+			texts := g.reports(t)
+			if len(texts) != tt.want {
+				t.Fatalf("%d reports, want %d", len(texts), tt.want)
+			}
+			if tt.want > 0 && !strings.Contains(texts[0], "Status: 5.1.1") {
+				t.Error(texts[0])
+			}
+			if ids, _ := g.Spool.IDs(); len(ids) != tt.want {
+				t.Errorf("the message is still there: %v", ids)
+			}
+		})
+	}
+}
+
+func TestSuccessReports(t *testing.T) {
+	for _, tt := range []struct {
+		dest   destination.Kind
+		dsn    bool
+		action string
+	}{{destination.LMTP, false, "delivered"}, {destination.MX, false, "relayed"}, {destination.MX, true, ""}} {
+		g := newRig(t, func(string) *status.Error { return nil })
+		g.Routes = func() *Routes {
+			return &Routes{Table: map[string]destination.Destination{"south.example": {Kind: tt.dest}, "north.example": {Kind: destination.SMTP}}}
+		}
+		inner := g.Attempt
+		g.Attempt = func(ctx context.Context, r transport.Request) []transport.Result {
+			if r.Message.Envelope.From.IsNull() { // the report itself stays
+				return []transport.Result{{Err: busy}}
+			}
+			results := inner(ctx, r)
+			results[0].DSN = tt.dsn
+			return results
+		}
+		g.put(t, "a@north.example", envelope.Recipient{To: path("b@south.example"), Notify: "SUCCESS"})
+		g.once(t)
+		texts := g.reports(t)
+		if got := strings.Join(texts, ""); (tt.action == "") != (got == "") || !strings.Contains(got, "Action: "+tt.action) && tt.action != "" {
+			t.Errorf("%v: %q", tt, got)
+		}
+	}
+}
+
+// TestAge: a delay is reported once, and at the end of its life a message comes back.
+func TestAge(t *testing.T) {
+	g := newRig(t, func(to string) *status.Error { return busy })
+	start := clock.Now()
+	now := start
+	clock.Set(func() time.Time { return now })
+	defer clock.Set(nil)
+	g.put(t, "a@north.example", to("b@south.example"))
+	for _, step := range []struct {
+		age  time.Duration
+		want int // reports in all
+		say  string
+	}{{time.Hour, 0, ""}, {5 * time.Hour, 1, "Action: delayed"}, {24 * time.Hour, 1, ""}, {121 * time.Hour, 2, "Status: 5.4.7"}, {124 * time.Hour, 2, ""}} {
+		now = start.Add(step.age)
+		g.once(t)
+		texts := g.reports(t)
+		if len(texts) != step.want || step.say != "" && !strings.Contains(texts[len(texts)-1], step.say) {
+			t.Fatalf("after %v: %d reports, want %d: %s\n%s", step.age, len(texts), step.want, step.say, strings.Join(texts, "\n"))
+		}
+	}
+}
+
+// TestReportBeforeRemoval: when the report cannot be queued the message stays, and the report is tried again without asking the next hop again.
+func TestReportBeforeRemoval(t *testing.T) {
+	asked := 0
+	g := newRig(t, func(to string) *status.Error {
+		if to == "no@south.example" {
+			asked++
+			return noUser
+		}
+		return busy
+	})
+	now := clock.Now()
+	clock.Set(func() time.Time { return now })
+	defer clock.Set(nil)
+	g.put(t, "a@north.example", to("no@south.example"))
+	g.Spool.MinFree = 1 << 62
+	g.once(t)
+	if ids, _ := g.Spool.IDs(); len(ids) != 1 || len(g.reports(t)) != 0 {
+		t.Fatalf("queue has %v", ids)
+	}
+	g.Spool.MinFree = 0
+	now = now.Add(time.Hour)
+	g.once(t)
+	if ids, _ := g.Spool.IDs(); len(ids) != 1 || len(g.reports(t)) != 1 || asked != 1 {
+		t.Errorf("queue has %v, asked %d times", ids, asked)
+	}
+}
+
+// TestDeadLane: once no host answers, the other messages of that lane are deferred without waiting for it, and other lanes go on.
+func TestDeadLane(t *testing.T) {
+	tried := map[string]int{}
+	g := newRig(t, func(to string) *status.Error {
+		_, domain, _ := strings.Cut(to, "@")
+		tried[domain]++
+		if domain == "dead.example" {
+			return noHost
+		}
+		return nil
+	})
+	for i := range 20 {
+		g.put(t, "", to(fmt.Sprintf("u%d@dead.example", i)))
+		g.put(t, "", to(fmt.Sprintf("u%d@live.example", i)))
+	}
+	g.once(t)
+	if tried["dead.example"] > 2 || tried["live.example"] != 20 {
+		t.Errorf("tried %v", tried)
+	}
+	if ids, _ := g.Spool.IDs(); len(ids) != 20 {
+		t.Errorf("%d left", len(ids))
+	}
+}
+
+func TestHold(t *testing.T) {
+	g := newRig(t, func(string) *status.Error { return nil })
+	id := g.put(t, "", to("b@south.example"))
+	m, err := g.Spool.Claim(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.State.Hold = true
+	if err := m.Record(true); err != nil {
+		t.Fatal(err)
+	}
+	m.Close()
+	g.once(t)
+	if ids, _ := g.Spool.IDs(); len(ids) != 1 {
+		t.Error("a held message was sent")
+	}
+	if err := g.Run(t.Context(), UntilEmpty); err != nil { // returns: only held messages are left
+		t.Error(err)
+	}
+}
+
+func TestCorrupt(t *testing.T) {
+	g := newRig(t, func(string) *status.Error { return nil })
+	id := g.put(t, "", to("b@south.example"))
+	other := g.put(t, "", to("c@south.example"))
+	if err := os.Truncate(filepath.Join(g.dir, "queue", id), 50); err != nil {
+		t.Fatal(err)
+	}
+	g.once(t)
+	if _, err := os.Stat(filepath.Join(g.dir, "corrupt", id)); err != nil {
+		t.Error(err)
+	}
+	for _, want := range []string{"event=corrupt id=" + id, "event=removed id=" + other} {
+		if !strings.Contains(g.log.String(), want) {
+			t.Errorf("log lacks %q:\n%s", want, g.log.String())
+		}
+	}
+}
+
+// TestDaemon: a staying runner takes new mail at once, knows of a second runner, and ends with its context.
+func TestDaemon(t *testing.T) {
+	delivered := make(chan string)
+	g := newRig(t, func(to string) *status.Error { delivered <- to; return nil })
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- g.Run(ctx, Stay) }()
+	for i := range 3 {
+		addr := fmt.Sprintf("u%d@south.example", i)
+		g.put(t, "", to(addr))
+		if got := <-delivered; got != addr {
+			t.Errorf("got %s, want %s", got, addr)
+		}
+	}
+	if err := g.Run(t.Context(), Once); !errors.Is(err, ErrRunning) {
+		t.Errorf("second runner: %v", err)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestStopKeepsState: an attempt that the stop cut short does not count, and what was delivered before it does.
+func TestStopKeepsState(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	g := newRig(t, nil)
+	g.Attempt = func(ctx context.Context, r transport.Request) []transport.Result {
+		cancel()
+		return []transport.Result{{Code: 250}, {Err: noHost}}
+	}
+	id := g.put(t, "a@north.example", to("yes@south.example"), to("cut@south.example"))
+	if err := g.Run(ctx, Stay); err != nil {
+		t.Fatal(err)
+	}
+	m, err := g.Spool.Peek(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if m.State.Attempts != 0 || m.State.Rcpts[0].Progress != queue.Delivered || m.State.Rcpts[1].Progress != queue.Waiting {
+		t.Errorf("%+v", m.State)
+	}
+}
+
+func TestRoutes(t *testing.T) {
+	d := func(s string) destination.Destination {
+		d, err := destination.Parse(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	r := &Routes{Domains: []string{"north.example"}, Local: d("lmtp:///l"), Literal: func(p address.Path) bool { return p.Domain == "[127.0.0.1]" },
+		Table: map[string]destination.Destination{"a.example": d("smtp://one"), ".a.example": d("smtp://two"), ".b.a.example": d("smtp://three"), "*": d("smtp://rest")}}
+	for _, tt := range []struct{ addr, want, rule string }{
+		{"x@NORTH.example", "lmtp:///l", "local"},
+		{"x@[127.0.0.1]", "lmtp:///l", "local"},
+		{"x@[127.0.0.2]", "smtp://rest", "*"},
+		{"x@a.example", "smtp://one", "a.example"},
+		{"x@b.a.example", "smtp://two", ".a.example"},
+		{"x@c.b.a.example", "smtp://three", ".b.a.example"},
+		{"x@example", "smtp://rest", "*"},
+	} {
+		if got, rule := r.For(path(tt.addr)); got.String() != tt.want || rule != tt.rule {
+			t.Errorf("%s: %s by %s, want %s by %s", tt.addr, got, rule, tt.want, tt.rule)
+		}
+	}
+	if got, _ := (&Routes{}).For(path("x@y.example")); got.String() != "mx:" {
+		t.Errorf("without a route: %s", got)
+	}
+}
+
+func TestNextWait(t *testing.T) {
+	const first, longest = 5 * time.Minute, 4 * time.Hour
+	for _, tt := range []struct {
+		attempts int
+		chance   float64
+		want     time.Duration
+	}{{1, 0, first}, {2, 0, 2 * first}, {3, 0.5, 21 * time.Minute}, {7, 0, longest}, {1000000, 0, longest}, {0, 0, first}} {
+		if got := NextWait(tt.attempts, first, longest, tt.chance); got != tt.want {
+			t.Errorf("%d, %v: %v, want %v", tt.attempts, tt.chance, got, tt.want)
+		}
+	}
+}
