@@ -1,0 +1,88 @@
+package submission
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/postel-mail/postel/internal/address"
+	"github.com/postel-mail/postel/internal/envelope"
+	"github.com/postel-mail/postel/internal/message"
+)
+
+// SetCaller makes the user with that number the submitter, the sender and the author.
+func (s *Submission) SetCaller(uid int) (err error) {
+	login, name := account(uid)
+	s.UID, s.Name = uid, name
+	if s.Sender, err = s.complete(address.Path{Local: login}); err != nil {
+		return fmt.Errorf("user name: %w", err)
+	}
+	return nil
+}
+
+// SetSender reads the value of -f; "" and "<>" are the null path. The caller's name is not that of another sender.
+func (s *Submission) SetSender(text string) error {
+	p, err := message.ParseOne(text)
+	if err == nil {
+		p, err = s.complete(p)
+	}
+	if err != nil {
+		return fmt.Errorf("-f %q: %w", text, err)
+	}
+	if p != s.Sender {
+		s.Name = ""
+	}
+	s.Sender = p
+	return nil
+}
+
+// AddRecipients reads an argument: an address, or a list of them.
+func (s *Submission) AddRecipients(list string) error {
+	paths, err := message.ParseList(list)
+	if err != nil {
+		return fmt.Errorf("recipient: %w", err)
+	}
+	s.Recipients = append(s.Recipients, paths...)
+	return nil
+}
+
+// SetDSN reads the values of sendmail's -N, -R and -V (RFC 3461).
+func (s *Submission) SetDSN(notify, ret, envID string) (err error) {
+	if notify != "" {
+		if s.Notify, err = envelope.ParseNotify(notify); err != nil {
+			return fmt.Errorf("-N %q: %w", notify, err)
+		}
+	}
+	s.Ret = strings.ToUpper(ret)
+	if s.Ret != "" && s.Ret != "FULL" && s.Ret != "HDRS" {
+		return fmt.Errorf("-R %q: must be full or hdrs", ret)
+	}
+	s.EnvID, err = envelope.DecodeXtext(envID)
+	if err != nil || len(s.EnvID) > 100 || strings.ContainsFunc(s.EnvID, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return fmt.Errorf("-V %q: must be xtext (RFC 3461 4) for at most 100 printable characters", envID)
+	}
+	return nil
+}
+
+// SetBody reads the value of -B, RFC 6152's BODY; "" says nothing.
+func (s *Submission) SetBody(text string) error {
+	switch strings.ToUpper(text) {
+	case "", "7BIT":
+	case "8BITMIME":
+		s.EightBit = true
+	default:
+		return fmt.Errorf("-B %q: must be 7bit or 8bitmime", text)
+	}
+	return nil
+}
+
+// complete gives an address without a domain the one of this host. The null path stays.
+func (s *Submission) complete(p address.Path) (address.Path, error) {
+	if p.Domain != "" || p.IsNull() {
+		return p, nil
+	}
+	p.Domain = s.Hostname
+	if _, err := address.Parse(p.String()); err != nil {
+		return p, fmt.Errorf("%q: %w", p.Local, err)
+	}
+	return p, nil
+}
