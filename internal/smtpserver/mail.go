@@ -1,0 +1,234 @@
+package smtpserver
+
+import (
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/postel-mail/postel/internal/address"
+	"github.com/postel-mail/postel/internal/envelope"
+	"github.com/postel-mail/postel/internal/status"
+)
+
+// syntax makes a 501.
+func syntax(enhanced, text string, cause error) error {
+	return status.Permanent(501, enhanced, text, cause)
+}
+
+func (s *session) doMAIL(arg string) error {
+	switch {
+	case s.helo == "":
+		return errNoGreet
+	case s.env != nil:
+		return errSequence
+	}
+	path, ok := cutFold(arg, "FROM:")
+	if !ok {
+		return syntax("5.5.4", "Syntax: MAIL FROM:<address>", nil)
+	}
+	from, rest, err := address.ParseReverse(path)
+	if err != nil {
+		return syntax("5.1.7", "Bad sender address", err)
+	}
+	e := &envelope.Envelope{From: from, Client: s.guard.Client(), Auth: s.login, UID: s.guard.UID()}
+	err = params(rest, func(name, value string) error { return s.mailParam(e, name, value) })
+	if err == nil {
+		err = checkUTF8(e, from)
+	}
+	if err == nil {
+		err = s.mayBegin()
+	}
+	if err != nil {
+		s.refuse(err, &from, nil)
+		return nil
+	}
+	s.env = e
+	s.ok("2.1.0", "Ok")
+	return nil
+}
+
+func (s *session) doRCPT(arg string) error {
+	if s.env == nil || s.xfer != nil {
+		return errSequence
+	}
+	path, ok := cutFold(arg, "TO:")
+	if !ok {
+		return syntax("5.5.4", "Syntax: RCPT TO:<address>", nil)
+	}
+	to, rest, err := address.ParseForward(path)
+	if err != nil {
+		return syntax("5.1.3", "Bad recipient address", err)
+	}
+	r := envelope.Recipient{To: to}
+	err = params(rest, func(name, value string) error { return rcptParam(&r, name, value) })
+	if err == nil {
+		err = checkUTF8(s.env, to)
+	}
+	if err == nil && len(s.env.Rcpts) >= s.srv.MaxRecipients {
+		err = status.Temporary(452, "4.5.3", "Too many recipients", nil)
+	}
+	if err == nil {
+		r.To, err = s.recipient(to)
+	}
+	if err != nil {
+		s.refuse(err, &s.env.From, &to)
+		return nil
+	}
+	if !slices.Contains(s.env.Rcpts, r) { // said twice is meant once
+		s.env.Rcpts = append(s.env.Rcpts, r)
+	}
+	s.rcpts++
+	s.ok("2.1.5", "Ok")
+	return nil
+}
+
+// cutFold cuts a keyword from the front of an argument. Blanks behind the colon are not in the grammar, and old clients send them.
+func cutFold(arg, keyword string) (rest string, ok bool) {
+	if len(arg) < len(keyword) || !strings.EqualFold(arg[:len(keyword)], keyword) {
+		return "", false
+	}
+	return strings.TrimLeft(arg[len(keyword):], " \t"), true
+}
+
+// checkUTF8 holds an address against what MAIL asked for (RFC 6531 3.4).
+func checkUTF8(e *envelope.Envelope, p address.Path) error {
+	if !e.SMTPUTF8 && !p.IsASCII() {
+		return status.Permanent(553, "5.6.7", "The address needs SMTPUTF8", nil)
+	}
+	return nil
+}
+
+// params gives do each ESMTP parameter behind a path, its name in upper case, value "" where there is none.
+func params(s string, do func(name, value string) error) error {
+	if s == "" {
+		return nil
+	}
+	if s[0] != ' ' && s[0] != '\t' {
+		return syntax("5.5.4", "Unexpected characters behind the address", nil)
+	}
+	var seen []string
+	for _, word := range strings.FieldsFunc(s, func(r rune) bool { return r == ' ' || r == '\t' }) {
+		name, value, has := strings.Cut(word, "=")
+		name = strings.ToUpper(name)
+		if !validParam(name, value) || has && value == "" || slices.Contains(seen, name) {
+			return syntax("5.5.4", "Malformed or repeated parameter", nil)
+		}
+		seen = append(seen, name)
+		if err := do(name, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// validParam checks the grammar of esmtp-param (RFC 5321 4.1.2).
+func validParam(name, value string) bool {
+	if name == "" {
+		return false
+	}
+	for i := range len(name) {
+		if c := name[i]; !(c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' && i > 0) {
+			return false
+		}
+	}
+	for i := range len(value) {
+		if c := value[i]; c <= ' ' || c >= 0x7f || c == '=' {
+			return false
+		}
+	}
+	return true
+}
+
+// unknownParam is the answer to a parameter or value that was not offered (RFC 5321 4.1.1.11).
+func unknownParam() error {
+	return status.Permanent(555, "5.5.4", "Parameter not recognized or not implemented", nil)
+}
+
+func (s *session) mailParam(e *envelope.Envelope, name, value string) (err error) {
+	bad := syntax("5.5.4", "Bad value of "+name, nil)
+	switch name {
+	case "SIZE": // RFC 1870
+		if len(value) > 20 || strings.Trim(value, "0123456789") != "" || value == "" {
+			return bad
+		}
+		if n, err := strconv.ParseInt(value, 10, 64); err != nil || n > s.srv.MaxSize {
+			return tooLarge()
+		}
+	case "BODY": // RFC 6152
+		switch e.Body = strings.ToUpper(value); e.Body {
+		case "8BITMIME":
+		case "7BIT":
+			e.Body = ""
+		case "BINARYMIME":
+			return unknownParam()
+		default:
+			return bad
+		}
+	case "SMTPUTF8":
+		if e.SMTPUTF8 = true; value != "" {
+			return bad
+		}
+	case "RET": // RFC 3461
+		if e.Ret = strings.ToUpper(value); e.Ret != "FULL" && e.Ret != "HDRS" {
+			return bad
+		}
+	case "ENVID":
+		if e.EnvID, err = envelope.DecodeXtext(value); err != nil || !printable(e.EnvID, 100) {
+			return bad
+		}
+	case "AUTH": // RFC 4954 5: nobody here is trusted to say it for another, so it is read and dropped
+		if !s.offersAuth() {
+			return unknownParam()
+		}
+		if _, err := envelope.DecodeXtext(value); err != nil || value == "" {
+			return bad
+		}
+	default:
+		return unknownParam()
+	}
+	return nil
+}
+
+func rcptParam(r *envelope.Recipient, name, value string) (err error) {
+	bad := syntax("5.5.4", "Bad value of "+name, nil)
+	switch name {
+	case "NOTIFY":
+		if r.Notify, err = envelope.ParseNotify(value); err != nil {
+			return bad
+		}
+	case "ORCPT":
+		if r.ORcpt, err = decodeORcpt(value); err != nil {
+			return bad
+		}
+	default:
+		return unknownParam()
+	}
+	return nil
+}
+
+// decodeORcpt reads "type;xtext" (RFC 3461 4.2).
+func decodeORcpt(value string) (string, error) {
+	kind, addr, ok := strings.Cut(value, ";")
+	if !ok || kind == "" || addr == "" {
+		return "", errors.New("not of the form type;address")
+	}
+	addr, err := envelope.DecodeXtext(addr)
+	if err != nil {
+		return "", err
+	}
+	if s := strings.ToLower(kind) + ";" + addr; printable(s, 500) {
+		return s, nil
+	}
+	return "", errors.New("not printable ASCII, or too long")
+}
+
+// printable reports whether s is 1 to max octets of printable ASCII.
+func printable(s string, max int) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] >= 0x7f {
+			return false
+		}
+	}
+	return s != "" && len(s) <= max
+}
