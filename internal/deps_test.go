@@ -18,7 +18,7 @@ var floors = [][]string{
 	1: {"durable", "activation"},
 	2: {"sysexits", "envelope", "message", "mailbox", "destination", "sasl", "password"},
 	3: {"queue", "mx", "smtpclient", "maildir", "mbox", "alias", "userdb", "command", "dsn", "maillog", "config"},
-	4: {"smtpserver", "lmtpserver", "pop3server", "transport", "mailstore", "hostlist", "submission"},
+	4: {"smtpserver", "lmtpserver", "pop3server", "transport", "mailstore", "hostlist", "submission", "listing"},
 	5: {"delivery", "runner"},
 	6: {"program"},
 	7: {"daemon"},

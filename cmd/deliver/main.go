@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"os/user"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -124,21 +123,20 @@ func (d *deliver) agent(c *config.Config) (*delivery.Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	self, err := os.Executable()
+	self, err := program.Beside("deliver")
 	if err != nil {
-		return nil, fmt.Errorf("cannot tell where this program is: %w", err)
+		return nil, err
 	}
-	file := d.ConfigFile
-	if file == "" {
-		file = os.Getenv("POSTEL_CONFIG")
+	sendmail, err := program.Beside("sendmail")
+	if err != nil {
+		return nil, err
 	}
-	if file != "" {
-		if file, err = filepath.Abs(file); err != nil { // programs start in another directory
-			return nil, err
-		}
+	file, err := d.ConfigPath()
+	if err != nil {
+		return nil, err
 	}
 	a := &delivery.Agent{Domains: config.Strings(c.Domains), Delimiter: c.RecipientDelimiter, Mailbox: c.Mailbox, Log: log,
-		Sendmail: filepath.Join(filepath.Dir(self), "sendmail"), Config: file,
+		Sendmail: sendmail, Config: file,
 		AsUser: delivery.Child{Program: self, Config: file}.Deliver, Become: userdb.Become}
 	if a.Aliases, err = alias.Load(c.Aliases); err != nil {
 		return nil, err

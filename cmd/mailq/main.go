@@ -2,8 +2,10 @@
 package main
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/postel-mail/postel/internal/clock"
 	"github.com/postel-mail/postel/internal/config"
+	"github.com/postel-mail/postel/internal/listing"
 	"github.com/postel-mail/postel/internal/maillog"
 	"github.com/postel-mail/postel/internal/program"
 	"github.com/postel-mail/postel/internal/queue"
@@ -156,6 +159,33 @@ func (s *selection) each(spool *queue.Spool, f func(m *queue.Message) error) err
 	return errors.Join(failed...)
 }
 
+// look prints the selected messages.
+func look(out io.Writer, spool *queue.Spool, s *selection, verb string, asJSON bool) error {
+	w := bufio.NewWriter(out)
+	var count, octets int64
+	err := s.each(spool, func(m *queue.Message) error {
+		count++
+		octets += m.Size()
+		switch {
+		case asJSON:
+			return listing.JSON(w, m)
+		case verb == "show":
+			return listing.Show(w, m)
+		case count == 1:
+			listing.Head(w)
+		}
+		listing.List(w, m)
+		return nil
+	})
+	if !asJSON && verb == "list" && err == nil {
+		listing.Foot(w, count, octets)
+	}
+	if e := w.Flush(); err == nil {
+		err = e
+	}
+	return err
+}
+
 // done is what each verb says of a message.
 var done = map[string]string{"retry": "due now", "hold": "held", "release": "released", "delete": "deleted"}
 
@@ -188,7 +218,7 @@ func act(spool *queue.Spool, log *maillog.Log, s *selection, verb string, asJSON
 			return sysexits.With(sysexits.IOErr, fmt.Errorf("%s: %w", id, err))
 		}
 		if asJSON {
-			return printJSON(os.Stdout, map[string]string{"id": id, "done": done[verb]})
+			return listing.Encode(os.Stdout, map[string]string{"id": id, "done": done[verb]})
 		}
 		_, err = fmt.Printf("%s %s\n", id, done[verb])
 		return err

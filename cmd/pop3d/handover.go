@@ -22,7 +22,7 @@ const childDrain = 35 * time.Second
 // becomes the user for good when the user has logged in, which this one could not.
 func (d *pop3d) handOver(ctx context.Context, conn *activation.Conn) {
 	if err := d.child(ctx, conn); err != nil {
-		d.log.Problem("", fmt.Errorf("session process for %s: %w", conn.Client(), err))
+		d.Log.Problem("", fmt.Errorf("session process for %s: %w", conn.Client(), err))
 	}
 }
 
@@ -68,7 +68,7 @@ func (d *pop3d) childArgs() ([]string, error) {
 	if d.LogForm != "" {
 		args = append(args, "--log", d.LogForm)
 	}
-	if d.implicitTLS {
+	if d.ImplicitTLS {
 		args = append(args, "--tls")
 	}
 	return args, nil

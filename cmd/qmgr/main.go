@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -37,6 +36,9 @@ func run(args []string) int {
 		if len(args) > 0 && !route {
 			return fmt.Errorf("unexpected argument %q; addresses go with --route", args[0])
 		}
+		if len(args) == 0 && route {
+			return errors.New("--route needs addresses")
+		}
 		return nil
 	}
 	p.RunE = func(_ *cobra.Command, args []string) error {
@@ -52,7 +54,7 @@ func run(args []string) int {
 			return t.aliases.Check()
 		}
 		if route {
-			return showRoutes(os.Stdout, t, args)
+			return t.guide().Show(context.Background(), os.Stdout, args)
 		}
 		mode := runner.Stay
 		if once {
@@ -112,7 +114,7 @@ func openSpool(c *config.Config) (*queue.Spool, error) {
 		return nil, sysexits.With(sysexits.NoPerm, err)
 	}
 	if err != nil {
-		return nil, sysexits.With(sysexits.CantCreat, err)
+		return nil, err // for now: a full disk, no descriptors
 	}
 	spool.MinFree = int64(c.Limits.MinFree)
 	return spool, nil
@@ -135,22 +137,16 @@ func watchHangup(p *program.Program, log *maillog.Log, current *atomic.Pointer[t
 	return func() { signal.Stop(hangups); close(hangups) }
 }
 
-// agent is the command line of the delivery agent beside this program.
+// agent is the command line of the delivery agent.
 func agent(p *program.Program) (destination.Destination, error) {
-	self, err := os.Executable()
+	deliver, err := program.Beside("deliver")
 	if err != nil {
 		return destination.Destination{}, err
 	}
-	args := []string{filepath.Join(filepath.Dir(self), "deliver")}
-	file := p.ConfigFile
-	if file == "" {
-		file = os.Getenv("POSTEL_CONFIG")
-	}
+	args := []string{deliver}
+	file, err := p.ConfigPath()
 	if file != "" {
-		if file, err = filepath.Abs(file); err != nil {
-			return destination.Destination{}, err
-		}
 		args = append(args, "-C", file)
 	}
-	return destination.Destination{Kind: destination.Pipe, Args: args}, nil
+	return destination.Destination{Kind: destination.Pipe, Args: args}, err
 }

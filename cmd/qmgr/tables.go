@@ -55,6 +55,17 @@ func load(p *program.Program) (*tables, error) {
 	return t, nil
 }
 
+// guide shows routes by these tables.
+func (t *tables) guide() *runner.Guide {
+	c := t.config
+	g := &runner.Guide{Routes: &t.routes, Aliases: t.aliases, Home: c.Hostname, Hostname: c.Hostname, Delimiter: c.RecipientDelimiter,
+		MX: t.resolver.Lookup, Addresses: t.resolver.Addresses}
+	if len(t.routes.Domains) > 0 {
+		g.Home = t.routes.Domains[0]
+	}
+	return g
+}
+
 // isOwnLiteral reports whether the domain of p is one of this host's addresses in brackets (RFC 5321 4.1.3).
 func isOwnLiteral(p address.Path) bool {
 	ip, ok := p.Literal()

@@ -6,9 +6,9 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 
+	"github.com/postel-mail/postel/internal/program"
 	"github.com/postel-mail/postel/internal/sysexits"
 )
 
@@ -17,18 +17,9 @@ func command(name string, common []string, args ...string) []string {
 	return append(append([]string{name}, common...), args...)
 }
 
-// beside is the path of a program that stands beside this one.
-func beside(name string) (string, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return "", err
-	}
-	return filepath.Join(filepath.Dir(self), name), nil
-}
-
 // become replaces this process by another program. It returns only when that fails.
 func become(args []string) error {
-	path, err := beside(args[0])
+	path, err := program.Beside(args[0])
 	if err == nil {
 		err = syscall.Exec(path, args, os.Environ())
 	}
@@ -74,7 +65,7 @@ func runAll(commands ...[]string) error {
 }
 
 func start(args []string) (*exec.Cmd, error) {
-	path, err := beside(args[0])
+	path, err := program.Beside(args[0])
 	if err != nil {
 		return nil, err
 	}

@@ -3,24 +3,18 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
 	"os"
-	"sync/atomic"
 
 	"github.com/spf13/cobra"
 
-	"github.com/postel-mail/postel/internal/activation"
 	"github.com/postel-mail/postel/internal/alias"
 	"github.com/postel-mail/postel/internal/config"
 	"github.com/postel-mail/postel/internal/daemon"
 	"github.com/postel-mail/postel/internal/delivery"
 	"github.com/postel-mail/postel/internal/destination"
-	"github.com/postel-mail/postel/internal/maillog"
-	"github.com/postel-mail/postel/internal/program"
 	"github.com/postel-mail/postel/internal/queue"
 	"github.com/postel-mail/postel/internal/smtpserver"
 	"github.com/postel-mail/postel/internal/status"
@@ -30,100 +24,51 @@ import (
 
 func main() { os.Exit(run(os.Args[1:])) }
 
-// smtpd is the running program.
 type smtpd struct {
-	*program.Program
-	connections             daemon.Flags
-	submission, implicitTLS bool
-
-	log     *maillog.Log
-	spool   *queue.Spool
-	path    string                            // of the spool
-	current atomic.Pointer[smtpserver.Server] // what new sessions get; replaced by SIGHUP
+	*daemon.Daemon
+	submission bool
+	spool      *queue.Spool // nil with --check
+	path       string       // of the spool
 }
 
 func run(args []string) int {
-	d := &smtpd{Program: program.New("smtpd [flags]", "receive mail by SMTP, as mail exchanger or submission server",
+	d := &smtpd{Daemon: daemon.New("smtpd [flags]", "receive mail by SMTP, as mail exchanger or submission server",
 		"  smtpd --listen :25\n  smtpd --submission --listen :587 --listen unix:/run/postel/submit.sock\n  printf 'EHLO x\\r\\nQUIT\\r\\n' | smtpd")}
-	d.connections.Add(d.Program)
 	d.Flags().BoolVar(&d.submission, "submission", false, "take mail from users, who log in, for anywhere")
-	d.Flags().BoolVar(&d.implicitTLS, "tls", false, "speak TLS from the first octet (port 465)")
-	d.RunE = func(*cobra.Command, []string) error { return d.run() }
+	d.AddTLS(465)
+	d.RunE = func(*cobra.Command, []string) error {
+		return d.Run(daemon.Service{Load: d.load, Order: func() string { return d.spool.Order() }, Busy: func(c *config.Config) string {
+			return "421 4.3.2 " + c.Hostname + " has too many connections, try again later"
+		}})
+	}
 	return d.Main(args)
 }
 
-func (d *smtpd) run() error {
-	c, err := d.Config()
-	if err != nil {
-		return err
-	}
-	if d.log, err = d.Log(); err != nil {
-		return err
-	}
-	server, err := d.load(c)
-	if err != nil || d.CheckOnly {
-		return sysexits.With(sysexits.Config, err)
-	}
-	if d.spool, err = queue.Open(c.Spool); err != nil {
-		return sysexits.With(sysexits.CantCreat, err)
-	}
-	defer d.spool.Close()
-	d.path = c.Spool
-	d.use(c, server)
-
-	busy := "421 4.3.2 " + c.Hostname + " has too many connections, try again later"
-	if d.implicitTLS {
-		busy = "" // the client expects a handshake
-	}
-	stays := !activation.SingleSession(d.connections.Listen)
-	a, err := d.connections.Server(c, d.log, busy, d.reload)
-	if err != nil {
-		return err
-	}
-	a.Serve = func(conn *activation.Conn) { d.current.Load().ServeConn(conn) }
-	if stays {
-		d.log.Start(program.Version, d.spool.Order())
-	}
-	if err := a.Run(); err != nil {
-		return err
-	}
-	if stays {
-		d.log.Stop("told to, or idle")
-	}
-	return nil
-}
-
-// reload reads configuration, tables and certificate again. Sessions that go on keep what they began with.
-func (d *smtpd) reload() error {
-	c, err := d.Config()
-	if err != nil {
-		return err
-	}
-	if c.Spool != d.path {
+// open opens the spool once; another one needs another process.
+func (d *smtpd) open(c *config.Config) (err error) {
+	switch {
+	case d.CheckOnly:
+		return nil
+	case d.spool == nil:
+		d.path = c.Spool
+		if d.spool, err = queue.Open(c.Spool); err != nil {
+			return sysexits.With(sysexits.CantCreat, err)
+		}
+	case c.Spool != d.path:
 		return fmt.Errorf("spool: cannot change from %s to %s while the server runs", d.path, c.Spool)
 	}
-	server, err := d.load(c)
-	if err != nil {
-		return err
-	}
-	d.use(c, server)
+	d.spool.MinFree = int64(c.Limits.MinFree)
 	return nil
 }
 
-func (d *smtpd) use(c *config.Config, s *smtpserver.Server) {
-	d.spool.MinFree = int64(c.Limits.MinFree)
-	s.Spool = d.spool
-	d.current.Store(s)
-}
-
-// load makes the server that the configuration describes, but for its spool.
-func (d *smtpd) load(c *config.Config) (*smtpserver.Server, error) {
+// load makes the server that the configuration describes.
+func (d *smtpd) load(c *config.Config) (daemon.Engine, error) {
 	domains := config.Strings(c.Domains)
 	users, err := userdb.Open(c.Users, domains)
 	if err != nil {
 		return nil, err
 	}
-	users.Problem = func(err error) { d.log.Problem("", err) }
+	users.Problem = func(err error) { d.Log.Problem("", err) }
 	aliases, err := alias.Load(c.Aliases)
 	if err == nil && d.CheckOnly {
 		err = aliases.Check()
@@ -132,7 +77,7 @@ func (d *smtpd) load(c *config.Config) (*smtpserver.Server, error) {
 		return nil, err
 	}
 	s := &smtpserver.Server{
-		Hostname: c.Hostname, Submission: d.submission, ImplicitTLS: d.implicitTLS, Log: d.log,
+		Hostname: c.Hostname, Submission: d.submission, ImplicitTLS: d.ImplicitTLS, Log: d.Log,
 		Home: c.Hostname, Domains: set(domains), RelayDomains: set(config.Strings(c.RelayDomains)),
 		RelayNetworks: c.RelayNetworks, PlaintextLogin: c.TLS.PlaintextLogin,
 		MaxSize: int64(c.Limits.MessageSize), MaxRecipients: c.Limits.Recipients, MaxHops: c.Limits.Hops,
@@ -141,13 +86,17 @@ func (d *smtpd) load(c *config.Config) (*smtpserver.Server, error) {
 		s.Home = domains[0]
 	}
 	if usersAreHere(c.Local) {
-		agent := &delivery.Agent{Domains: domains, Delimiter: c.RecipientDelimiter, Aliases: aliases, Users: users, Log: d.log}
+		agent := &delivery.Agent{Domains: domains, Delimiter: c.RecipientDelimiter, Aliases: aliases, Users: users, Log: d.Log}
 		s.Verify = agent.Verify
 	}
 	if d.submission {
 		s.Authenticate = authenticate(users)
 	}
-	s.TLS, err = d.tls(c)
+	if s.TLS, err = d.TLS(c, "STARTTLS"); err != nil {
+		return nil, err
+	}
+	err = d.open(c)
+	s.Spool = d.spool
 	return s, err
 }
 
@@ -174,19 +123,4 @@ func authenticate(users *userdb.DB) func(context.Context, string, string) (strin
 		}
 		return u.String(), err
 	}
-}
-
-// tls reads the certificate. Without one the server works, and offers no STARTTLS; with --tls it cannot.
-func (d *smtpd) tls(c *config.Config) (*tls.Config, error) {
-	cert, err := daemon.LoadCertificate(c.TLS.Certificate, c.TLS.Key)
-	if errors.Is(err, fs.ErrNotExist) && !d.implicitTLS {
-		if !d.CheckOnly {
-			d.log.Problem("", fmt.Errorf("STARTTLS is not offered: %w", err))
-		}
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	return cert.Config(), nil
 }

@@ -1,10 +1,12 @@
-// Package daemon is what the mains of the servers share beyond package program: the flags that say where connections come from, the
-// certificate that can be read again while the server runs, and the way from configuration to a running activation.Server with its log.
+// Package daemon is what the mains of the servers share beyond package program: the flags that say where connections come from and whether
+// they begin with TLS, the certificate, and the life of a server: load what the configuration describes, serve, load again on SIGHUP, stop.
 package daemon
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
+	"io/fs"
 	"sync/atomic"
 	"time"
 
@@ -17,72 +19,139 @@ import (
 	"github.com/postel-mail/postel/internal/sysexits"
 )
 
-// Flags are the flags of every server.
-type Flags struct {
-	Listen   []string // --listen
-	IdleExit string   // --idle-exit
+// Engine speaks a protocol on one connection.
+type Engine interface{ ServeConn(*activation.Conn) }
+
+// Daemon is a server program.
+type Daemon struct {
+	*program.Program
+	Listen      []string // --listen
+	ImplicitTLS bool     // --tls
+	Log         *maillog.Log
+
+	idleExit string
+	current  atomic.Pointer[Engine] // what new sessions get; replaced by SIGHUP
 }
 
-// Add adds the flags to a program, which takes no arguments besides.
-func (f *Flags) Add(p *program.Program) {
-	p.Args = cobra.NoArgs
-	p.Flags().StringArrayVar(&f.Listen, "listen", nil, "listen on `ADDR`, as 127.0.0.1:25, :25 or unix:/PATH; may be repeated")
-	p.Flags().StringVar(&f.IdleExit, "idle-exit", "", "exit after `DURATION` without a connection (default 60s as inetd wait, else never)")
+// New makes a server program; it takes no arguments besides flags.
+func New(usage, short, example string) *Daemon {
+	d := &Daemon{Program: program.New(usage, short, example)}
+	d.Args = cobra.NoArgs
+	d.Flags().StringArrayVar(&d.Listen, "listen", nil, "listen on `ADDR`, as 127.0.0.1:25, :25 or unix:/PATH; may be repeated")
+	d.Flags().StringVar(&d.idleExit, "idle-exit", "", "exit after `DURATION` without a connection (default 60s as inetd wait, else never)")
+	return d
 }
 
-// Server is the part of an activation.Server that is the same for all: limits, signals and log lines. reload reads tables and
-// certificates again; busy is the line for a connection over a limit. The caller sets Serve.
-func (f *Flags) Server(c *config.Config, log *maillog.Log, busy string, reload func() error) (*activation.Server, error) {
-	idle := time.Duration(-1)
-	if f.IdleExit != "" {
-		var err error
-		if idle, err = config.ParseDuration(f.IdleExit); err != nil {
-			return nil, sysexits.With(sysexits.Usage, fmt.Errorf("--idle-exit: %w", err))
-		}
-	}
-	return &activation.Server{
-		Listen: f.Listen, IdleExit: idle, Busy: busy,
-		Limit: c.Limits.Connections, PerClient: c.Limits.ConnectionsPerClient,
-		Listening: log.Listening,
-		Refused:   func(client string) { log.Disconnect(client, "too many connections") },
-		Problem:   func(err error) { log.Problem("", err) },
-		Panicked:  log.Panic,
-		Reload: func() {
-			if err := reload(); err != nil {
-				log.ReloadFailed(err)
-				return
-			}
-			log.Reload()
-		},
-	}, nil
+// AddTLS adds --tls, for a protocol that has a port of its own for it.
+func (d *Daemon) AddTLS(port int) {
+	d.Flags().BoolVar(&d.ImplicitTLS, "tls", false, fmt.Sprintf("speak TLS from the first octet (port %d)", port))
 }
 
-// Certificate is a server's certificate and key, in files that may change.
-type Certificate struct {
-	cert, key string
-	current   atomic.Pointer[tls.Certificate]
+// Single reports whether this process serves one session and ends with it.
+func (d *Daemon) Single() bool { return activation.SingleSession(d.Listen) }
+
+// Service is what makes a daemon this server and no other.
+type Service struct {
+	// Load makes the engine that the configuration describes; its errors exit 78, or leave the engine in force on SIGHUP.
+	Load func(c *config.Config) (Engine, error)
+	// Order is said in the start event: how the queue makes files durable. nil: there is no queue.
+	Order func() string
+	// Busy is the line for a connection over a limit; with --tls none is said, since the client expects a handshake.
+	Busy func(c *config.Config) string
+	// Serve is used for a connection in the place of the engine; nil: the engine's.
+	Serve func(conn *activation.Conn)
 }
 
-// LoadCertificate reads a certificate chain and its key, both PEM.
-func LoadCertificate(cert, key string) (*Certificate, error) {
-	c := &Certificate{cert: cert, key: key}
-	return c, c.Reload()
-}
-
-// Reload reads the files again; after an error the old certificate stays.
-func (c *Certificate) Reload() error {
-	pair, err := tls.LoadX509KeyPair(c.cert, c.key)
+// Run serves until a signal, the idle time, or the end of the single session. With --check it only loads. It is the RunE of a server.
+func (d *Daemon) Run(s Service) error {
+	c, err := d.Config()
 	if err != nil {
-		return fmt.Errorf("cannot read the certificate %s with key %s: %w", c.cert, c.key, err)
+		return err
 	}
-	c.current.Store(&pair)
+	if d.Log, err = d.Program.Log(); err != nil {
+		return err
+	}
+	engine, err := s.Load(c)
+	if err != nil || d.CheckOnly {
+		var known *sysexits.Error
+		if errors.As(err, &known) {
+			return err
+		}
+		return sysexits.With(sysexits.Config, err)
+	}
+	d.current.Store(&engine)
+	a, err := d.server(c, s)
+	if err != nil {
+		return err
+	}
+	if d.Single() {
+		return a.Run()
+	}
+	order := ""
+	if s.Order != nil {
+		order = s.Order()
+	}
+	d.Log.Start(program.Version, order)
+	if err := a.Run(); err != nil {
+		return err
+	}
+	d.Log.Stop("told to, or idle")
 	return nil
 }
 
-// Config is a server's TLS configuration with the certificate as it is at each handshake; TLS 1.2 is the oldest spoken (RFC 8996).
-func (c *Certificate) Config() *tls.Config {
-	return &tls.Config{
-		MinVersion:     tls.VersionTLS12,
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.current.Load(), nil },
+func (d *Daemon) server(c *config.Config, s Service) (*activation.Server, error) {
+	idle := time.Duration(-1)
+	if d.idleExit != "" {
+		var err error
+		if idle, err = config.ParseDuration(d.idleExit); err != nil {
+			return nil, sysexits.With(sysexits.Usage, fmt.Errorf("--idle-exit: %w", err))
+		}
 	}
+	a := &activation.Server{
+		Listen: d.Listen, IdleExit: idle,
+		Limit: c.Limits.Connections, PerClient: c.Limits.ConnectionsPerClient,
+		Serve:     s.Serve,
+		Listening: d.Log.Listening,
+		Refused:   func(client string) { d.Log.Disconnect(client, "too many connections") },
+		Problem:   func(err error) { d.Log.Problem("", err) },
+		Panicked:  d.Log.Panic,
+		Reload:    func() { d.reload(s) },
+	}
+	if a.Serve == nil {
+		a.Serve = func(conn *activation.Conn) { (*d.current.Load()).ServeConn(conn) }
+	}
+	if !d.ImplicitTLS {
+		a.Busy = s.Busy(c)
+	}
+	return a, nil
+}
+
+// reload reads configuration, tables and certificate again. Sessions that go on keep what they began with.
+func (d *Daemon) reload(s Service) {
+	c, err := d.Config()
+	if err == nil {
+		var engine Engine
+		if engine, err = s.Load(c); err == nil {
+			d.current.Store(&engine)
+			d.Log.Reload()
+			return
+		}
+	}
+	d.Log.ReloadFailed(err)
+}
+
+// TLS is the server's side of TLS, from 1.2 on (RFC 8996), with the certificate that the configuration names. Without one it is nil, and the server works
+// without offering verb, which is said once; with --tls that is an error.
+func (d *Daemon) TLS(c *config.Config, verb string) (*tls.Config, error) {
+	pair, err := tls.LoadX509KeyPair(c.TLS.Certificate, c.TLS.Key)
+	if errors.Is(err, fs.ErrNotExist) && !d.ImplicitTLS {
+		if !d.CheckOnly && !d.Single() { // not for each connection
+			d.Log.Problem("", fmt.Errorf("%s is not offered, there is no certificate: %w", verb, err))
+		}
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the certificate %s with key %s: %w", c.TLS.Certificate, c.TLS.Key, err)
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}}, nil
 }

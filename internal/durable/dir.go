@@ -24,7 +24,7 @@ type Dir struct {
 
 // OpenDir opens a directory that exists. A symbolic link in the last component is an error.
 func OpenDir(path string) (*Dir, error) {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := openat(unix.AT_FDCWD, path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
@@ -74,11 +74,7 @@ func (d *Dir) Open(name string, flags int, perm uint32) (*os.File, error) {
 	if err := d.check("open", name); err != nil {
 		return nil, err
 	}
-	var fd int
-	err := retry(func() (err error) {
-		fd, err = unix.Openat(d.fd, name, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, perm)
-		return err
-	})
+	fd, err := openat(d.fd, name, flags|unix.O_NOFOLLOW, perm)
 	if err != nil {
 		return nil, d.fail("open", name, err)
 	}
@@ -95,15 +91,15 @@ func (d *Dir) Sub(name string, perm uint32) (*Dir, error) {
 	if err := d.check("open", name); err != nil {
 		return nil, err
 	}
-	const flags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
-	fd, err := unix.Openat(d.fd, name, flags, 0)
+	const flags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW
+	fd, err := openat(d.fd, name, flags, 0)
 	if errors.Is(err, unix.ENOENT) {
 		err = unix.Mkdirat(d.fd, name, perm)
 		if err != nil && !errors.Is(err, unix.EEXIST) {
 			return nil, d.fail("mkdir", name, err)
 		}
 		made := err == nil
-		fd, err = unix.Openat(d.fd, name, flags, 0)
+		fd, err = openat(d.fd, name, flags, 0)
 		if err == nil && made {
 			err = errors.Join(d.give(fd), unix.Fchmod(fd, perm), d.Sync())
 		}
@@ -214,7 +210,7 @@ func (d *Dir) Names(yield func(name string) bool) error {
 
 // reopen gives the same directory with a reading position of its own.
 func (d *Dir) reopen() (*os.File, error) {
-	fd, err := unix.Openat(d.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd, err := openat(d.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: d.path, Err: err}
 	}
@@ -271,6 +267,14 @@ func (d *Dir) Free() (octets, files int64, err error) {
 // IsFull reports whether err says that there is no space, no free file or no quota left.
 func IsFull(err error) bool {
 	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
+}
+
+func openat(dir int, name string, flags int, perm uint32) (fd int, err error) {
+	err = retry(func() error {
+		fd, err = unix.Openat(dir, name, flags|unix.O_CLOEXEC, perm)
+		return err
+	})
+	return fd, err
 }
 
 // retry repeats a call that a signal interrupted.

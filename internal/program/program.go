@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"strings"
 
@@ -50,6 +51,27 @@ func New(usage, short, example string) *Program {
 func (p *Program) Config() (*config.Config, error) {
 	c, err := config.Load(p.ConfigFile)
 	return c, sysexits.With(sysexits.Config, err)
+}
+
+// ConfigPath is the configuration file that was asked for, as an absolute path for programs that start in another directory; "" for the default one.
+func (p *Program) ConfigPath() (string, error) {
+	file := p.ConfigFile
+	if file == "" {
+		file = os.Getenv("POSTEL_CONFIG")
+	}
+	if file == "" {
+		return "", nil
+	}
+	return filepath.Abs(file)
+}
+
+// Beside is the path of another program of the suite, which stands beside this one.
+func Beside(name string) (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("cannot tell where this program is: %w", err)
+	}
+	return filepath.Join(filepath.Dir(self), name), nil
 }
 
 // Log opens the log.

@@ -1,10 +1,11 @@
-package main
+package runner
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"strings"
 
 	"github.com/postel-mail/postel/internal/address"
@@ -14,14 +15,25 @@ import (
 	"github.com/postel-mail/postel/internal/sysexits"
 )
 
-// showRoutes prints, for each address, its aliases, its next hop and that one's hosts. The exit status is that of the worst address.
-func showRoutes(w io.Writer, t *tables, addrs []string) error {
-	if len(addrs) == 0 {
-		return sysexits.With(sysexits.Usage, fmt.Errorf("--route needs addresses"))
-	}
+// Guide shows the way of an address without going it.
+type Guide struct {
+	Routes    *Routes
+	Aliases   *alias.Table
+	Home      string // completes a name without domain
+	Hostname  string // own, cut from lists of mail hosts
+	Delimiter string
+
+	// MX and Addresses are those of an *mx.Resolver.
+	MX        func(ctx context.Context, domain string) (mx.Answer, error)
+	Addresses func(ctx context.Context, host string) ([]netip.Addr, error)
+}
+
+// Show prints, for each address, its aliases, its next hop and that one's hosts. The error is that of the worst address, with an exit status: 65 not an
+// address, 68 no such domain, 69 a domain that takes no mail, 75 not known now.
+func (g *Guide) Show(ctx context.Context, w io.Writer, addrs []string) error {
 	var worst error
 	for _, s := range addrs {
-		if err := showRoute(w, t, s, 0); err != nil && (worst == nil || sysexits.Of(err) > sysexits.Of(worst)) {
+		if err := g.show(ctx, w, s, 0); err != nil && (worst == nil || sysexits.Of(err) > sysexits.Of(worst)) {
 			worst = err
 		}
 	}
@@ -31,18 +43,18 @@ func showRoutes(w io.Writer, t *tables, addrs []string) error {
 // maxDepth bounds aliases of aliases.
 const maxDepth = 10
 
-func showRoute(w io.Writer, t *tables, s string, depth int) error {
+func (g *Guide) show(ctx context.Context, w io.Writer, s string, depth int) error {
 	p, err := address.Parse(s)
 	if err != nil { // a bare name
-		if p, err = address.Parse(s + "@" + t.routes.Domains[0]); err != nil {
+		if p, err = address.Parse(s + "@" + g.Home); err != nil {
 			return sysexits.With(sysexits.DataErr, fmt.Errorf("%q: %w", s, err))
 		}
 	}
-	dest, rule := t.routes.For(p)
+	dest, rule := g.Routes.For(p)
 	indent := strings.Repeat("\t", depth)
 	fmt.Fprintf(w, "%s%s: %s, to %s\n", indent, p, rule, dest)
 	if rule == "local" {
-		return showAliases(w, t, p, depth)
+		return g.showAliases(ctx, w, p, depth)
 	}
 	if dest.Kind != destination.MX {
 		return nil
@@ -51,9 +63,9 @@ func showRoute(w io.Writer, t *tables, s string, depth int) error {
 	if domain == "" {
 		domain = p.Domain
 	}
-	answer, err := t.resolver.Lookup(context.Background(), domain)
+	answer, err := g.MX(ctx, domain)
 	if err == nil {
-		answer, err = answer.Without(t.config.Hostname)
+		answer, err = answer.Without(g.Hostname)
 	}
 	switch {
 	case errors.Is(err, mx.ErrNullMX):
@@ -64,7 +76,7 @@ func showRoute(w io.Writer, t *tables, s string, depth int) error {
 		return fmt.Errorf("%s: %w", p, err)
 	}
 	for _, h := range answer.Hosts {
-		addrs, err := t.resolver.Addresses(context.Background(), h.Name)
+		addrs, err := g.Addresses(ctx, h.Name)
 		if err != nil {
 			fmt.Fprintf(w, indent+"\t%d %s: %v\n", h.Preference, h.Name, err)
 			continue
@@ -77,10 +89,10 @@ func showRoute(w io.Writer, t *tables, s string, depth int) error {
 }
 
 // showAliases prints what stands for a local address in the aliases: for its full form, its name, and its domain, the first that is there.
-func showAliases(w io.Writer, t *tables, p address.Path, depth int) error {
-	user, _ := address.Split(p.Local, t.config.RecipientDelimiter)
+func (g *Guide) showAliases(ctx context.Context, w io.Writer, p address.Path, depth int) error {
+	user, _ := address.Split(p.Local, g.Delimiter)
 	for _, name := range []address.Path{p, {Local: user, Domain: p.Domain}, {Local: p.Local}, {Local: user}, {Domain: p.Domain}} {
-		list, err := t.aliases.Lookup(name)
+		list, err := g.Aliases.Lookup(name)
 		if err != nil {
 			return sysexits.With(sysexits.Config, err)
 		}
@@ -90,7 +102,7 @@ func showAliases(w io.Writer, t *tables, p address.Path, depth int) error {
 		for _, item := range list.Items {
 			if item.Kind != alias.Address || item.Final || depth == maxDepth || item.Address == name {
 				fmt.Fprintf(w, "%s%s\n", strings.Repeat("\t", depth+1), item)
-			} else if err := showRoute(w, t, item.Address.String(), depth+1); err != nil {
+			} else if err := g.show(ctx, w, item.Address.String(), depth+1); err != nil {
 				return err
 			}
 		}

@@ -1,7 +1,7 @@
-package main
+// Package listing prints queued messages: for people in the layout of sendmail's mailq, whole, and for programs as JSON lines.
+package listing
 
 import (
-	"bufio"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -11,43 +11,28 @@ import (
 	"github.com/postel-mail/postel/internal/status"
 )
 
-// look prints the selected messages: a list in the layout of sendmail's mailq, whole messages, or JSON lines.
-func look(out io.Writer, spool *queue.Spool, s *selection, verb string, asJSON bool) error {
-	w := bufio.NewWriter(out)
-	defer w.Flush()
-	var count, octets int64
-	err := s.each(spool, func(m *queue.Message) error {
-		count++
-		octets += m.Size()
-		switch {
-		case asJSON:
-			return printJSON(w, view(m))
-		case verb == "show":
-			return show(w, m)
-		}
-		if count == 1 {
-			fmt.Fprintf(w, "%-21s %8s %-19s %s\n", "-Queue ID-", "-Size-", "-Arrival-", "-Sender/Recipient-")
-		}
-		list(w, m)
-		return nil
-	})
-	switch {
-	case asJSON || verb == "show":
-	case count == 0 && err == nil:
+// Head prints the line above a list.
+func Head(w io.Writer) {
+	fmt.Fprintf(w, "%-21s %8s %-19s %s\n", "-Queue ID-", "-Size-", "-Arrival-", "-Sender/Recipient-")
+}
+
+// Foot prints the line below a list of count messages with so many octets.
+func Foot(w io.Writer, count, octets int64) {
+	switch count {
+	case 0:
 		fmt.Fprintln(w, "Mail queue is empty")
-	case count > 0:
-		fmt.Fprintf(w, "-- %d Kbytes in %d %s.\n", (octets+1023)/1024, count, map[bool]string{true: "request", false: "requests"}[count == 1])
+	case 1:
+		fmt.Fprintf(w, "-- %d Kbytes in 1 request.\n", (octets+1023)/1024)
+	default:
+		fmt.Fprintf(w, "-- %d Kbytes in %d requests.\n", (octets+1023)/1024, count)
 	}
-	if e := w.Flush(); err == nil {
-		err = e
-	}
-	return err
 }
 
 // mark behind an id says that a message is held.
 const mark = "!"
 
-func list(w io.Writer, m *queue.Message) {
+// List prints a message in the layout of sendmail's mailq: a line, and a line for each recipient that waits, with the reason above it.
+func List(w io.Writer, m *queue.Message) {
 	e := m.Envelope
 	id := e.ID
 	if m.State.Hold {
@@ -84,8 +69,8 @@ func reason(o queue.Outcome) string {
 	return status.Clean(o.Last.Reply())
 }
 
-// show prints a message's envelope and state as they stand in the queue's files, and the message.
-func show(w io.Writer, m *queue.Message) error {
+// Show prints a message's envelope and state as they stand in the queue's files, and the message.
+func Show(w io.Writer, m *queue.Message) error {
 	if _, err := fmt.Fprintf(w, "%s\n", m.Envelope.AppendText(nil)); err != nil {
 		return err
 	}
@@ -118,7 +103,8 @@ type recipient struct {
 	Text     string `json:"text,omitempty"`
 }
 
-func view(m *queue.Message) message {
+// JSON prints a message as one JSON object in a line; member names are those of the log.
+func JSON(w io.Writer, m *queue.Message) error {
 	e, st := m.Envelope, m.State
 	v := message{ID: e.ID, From: e.From.String(), Size: m.Size(), Arrival: e.Arrival, Hold: st.Hold, Attempts: st.Attempts, Client: e.Client, Auth: e.Auth}
 	if !st.Next.IsZero() {
@@ -132,10 +118,11 @@ func view(m *queue.Message) message {
 		}
 		v.Recipients = append(v.Recipients, one)
 	}
-	return v
+	return Encode(w, v)
 }
 
-func printJSON(w io.Writer, v any) error {
+// Encode prints v as one JSON object in a line.
+func Encode(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
 	return enc.Encode(v)
