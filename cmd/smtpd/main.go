@@ -52,7 +52,7 @@ func (d *smtpd) open(c *config.Config) (err error) {
 	case d.spool == nil:
 		d.path = c.Spool
 		if d.spool, err = queue.Open(c.Spool); err != nil {
-			return sysexits.With(sysexits.CantCreat, err)
+			return sysexits.With(sysexits.TempFail, err)
 		}
 	case c.Spool != d.path:
 		return fmt.Errorf("spool: cannot change from %s to %s while the server runs", d.path, c.Spool)
