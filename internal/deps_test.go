@@ -17,7 +17,7 @@ var floors = [][]string{
 	0: {"clock", "status", "address", "getopt"},
 	1: {"durable", "activation"},
 	2: {"sysexits", "envelope", "message", "mailbox", "destination", "sasl", "password"},
-	3: {"queue", "mx", "smtpclient", "maildir", "mbox", "alias", "userdb", "command", "dsn", "maillog", "config"},
+	3: {"queue", "mx", "smtpclient", "maildir", "mbox", "alias", "userdb", "command", "dsn", "maillog", "config", "longlines"},
 	4: {"smtpserver", "lmtpserver", "pop3server", "transport", "mailstore", "hostlist", "submission", "listing"},
 	5: {"delivery", "runner"},
 	6: {"program"},

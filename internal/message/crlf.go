@@ -82,7 +82,7 @@ func (l *LineReader) text(b []byte) {
 		return
 	}
 	l.undecided()
-	l.eightBit = l.eightBit || hasHigh(b)
+	l.eightBit = l.eightBit || HasEightBit(b)
 	l.out = append(l.out, b...)
 	l.line += len(b)
 }
@@ -111,8 +111,8 @@ func (l *LineReader) endLine() (done bool) {
 	return false
 }
 
-// hasHigh reports whether b has an octet over 127.
-func hasHigh(b []byte) bool {
+// HasEightBit reports whether b has an octet over 127.
+func HasEightBit(b []byte) bool {
 	for ; len(b) >= 8; b = b[8:] {
 		if binary.NativeEndian.Uint64(b)&0x8080808080808080 != 0 {
 			return true

@@ -140,6 +140,12 @@ func peekLine(r *bufio.Reader, mayFold bool) (lineKind, error) {
 	return bodyLine, nil
 }
 
+// IsField reports whether line begins a field of a header, with a name and a colon.
+func IsField(line []byte) bool {
+	kind, known := lineKindOf(line)
+	return known && kind == fieldLine
+}
+
 // lineKindOf says what the line is that b begins, unless b is too short to tell.
 func lineKindOf(b []byte) (kind lineKind, known bool) {
 	switch b[0] {

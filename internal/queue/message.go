@@ -207,7 +207,8 @@ func (m *Message) OpenBody() (*os.File, error) {
 	return f, nil
 }
 
-// Remove takes the message out of the queue, state last. It stays open until Close.
+// Remove takes the message out of the queue, state last. It stays open until Close. A state that cannot be removed is left to Clean: the
+// message is gone without it.
 func (m *Message) Remove() error {
 	err := m.spool.queue.Remove(m.ID())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -216,9 +217,7 @@ func (m *Message) Remove() error {
 	if err != nil {
 		return err
 	}
-	if err := m.spool.state.Remove(m.ID()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
+	_ = m.spool.state.Remove(m.ID())
 	return nil
 }
 

@@ -191,7 +191,8 @@ func (s *Spool) IDs() ([]string, error) {
 	return ids, err
 }
 
-// Clean removes what crashed writers left in tmp/: files without a lock that are older than an hour.
+// Clean removes what crashes left behind, an hour later: files in tmp/ without a lock, and in state/ those that were never finished or
+// whose message is gone.
 func (s *Spool) Clean() error {
 	var failed []error
 	err := s.tmp.Names(func(name string) bool {
@@ -200,13 +201,33 @@ func (s *Spool) Clean() error {
 			return true // gone, or not ours to open
 		}
 		defer f.Close()
-		st, err := f.Stat()
-		if err == nil && clock.Since(st.ModTime()) > time.Hour && durable.TryFlock(f) == nil {
+		if old(f) && durable.TryFlock(f) == nil {
 			failed = append(failed, s.tmp.Remove(name))
 		}
 		return true
 	})
-	return errors.Join(append(failed, err)...)
+	err2 := s.state.Names(func(name string) bool {
+		if ValidID(name) {
+			if there, err := s.queue.Exists(name); there || err != nil {
+				return true
+			}
+		}
+		f, err := s.state.Open(name, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+		if err != nil {
+			return true
+		}
+		defer f.Close()
+		if old(f) {
+			failed = append(failed, s.state.Remove(name))
+		}
+		return true
+	})
+	return errors.Join(append(failed, err, err2)...)
+}
+
+func old(f *os.File) bool {
+	st, err := f.Stat()
+	return err == nil && st.Mode().IsRegular() && clock.Since(st.ModTime()) > time.Hour
 }
 
 // Ids: 11 digits of microseconds since 1970 and 9 of chance, in an alphabet that sorts as ASCII does. Twenty characters of lower case

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/postel-mail/postel/internal/message"
 )
 
 // blockSize is how much of a message is in memory at a time.
@@ -52,8 +54,8 @@ func (c *content) scan() error {
 	var end headerEnd
 	err := c.each(func(block []byte) error {
 		head := end.within(block)
-		c.header = c.header || hasEightBit(block[:head])
-		c.eight = c.eight || c.header || hasEightBit(block[head:])
+		c.header = c.header || message.HasEightBit(block[:head])
+		c.eight = c.eight || c.header || message.HasEightBit(block[head:])
 		return lines.check(block)
 	})
 	if err == nil {
@@ -62,15 +64,6 @@ func (c *content) scan() error {
 	c.whole = err == nil && c.body.Size() <= int64(len(c.block))
 	c.held = int(min(c.body.Size(), int64(len(c.block))))
 	return err
-}
-
-func hasEightBit(b []byte) bool {
-	for _, c := range b {
-		if c >= 0x80 {
-			return true
-		}
-	}
-	return false
 }
 
 // headerEnd finds the empty line that ends a header, which may lie across blocks.

@@ -15,6 +15,7 @@ import (
 	"github.com/postel-mail/postel/internal/address"
 	"github.com/postel-mail/postel/internal/clock"
 	"github.com/postel-mail/postel/internal/envelope"
+	"github.com/postel-mail/postel/internal/longlines"
 	"github.com/postel-mail/postel/internal/message"
 	"github.com/postel-mail/postel/internal/queue"
 	"github.com/postel-mail/postel/internal/status"
@@ -119,11 +120,11 @@ func (s *Submission) queue(spool *queue.Spool, e *envelope.Envelope, h *message.
 	}
 	defer w.Abort()
 	now := clock.Now()
-	plan := &message.LinePlan{}
+	plan := &longlines.Plan{}
 	if !s.Relay {
 		h.Complete(s.completion(e.ID, now))
 		if longest > message.MaxLine {
-			if plan, err = message.PlanLines(h, body); err != nil {
+			if plan, err = longlines.New(h, body); err != nil {
 				return nil, err
 			}
 			if _, err := body.Seek(0, io.SeekStart); err != nil {

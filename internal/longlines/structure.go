@@ -1,4 +1,4 @@
-package message
+package longlines
 
 import (
 	"bufio"
@@ -7,6 +7,8 @@ import (
 	"io"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/postel-mail/postel/internal/message"
 )
 
 // Bounds of what is followed in a MIME structure. What is deeper or longer is one opaque part.
@@ -41,7 +43,7 @@ func (e *entity) isIdentity() bool {
 }
 
 // set takes what a field says about the entity.
-func (e *entity) set(f Field) {
+func (e *entity) set(f message.Field) {
 	switch {
 	case f.Is("Content-Type") && e.media == "":
 		e.media, e.boundary = parseMedia(f.Value())
@@ -71,14 +73,14 @@ type scanner struct {
 	open  []multipart // outermost first
 	part  entity
 	state scanState
-	at    int64 // offset of the line
-	line  int64 // its length so far
-	field Field // that is being read; nil for none
-	begun int64 // its offset
+	at    int64         // offset of the line
+	line  int64         // its length so far
+	field message.Field // that is being read; nil for none
+	begun int64         // its offset
 }
 
 // scan reads a body with CRLF line ends whose message has header h.
-func scan(h *Header, body io.Reader, leaf func(*entity)) error {
+func scan(h *message.Header, body io.Reader, leaf func(*entity)) error {
 	s := &scanner{leaf: leaf, part: entity{top: true, twice: h.Count("Content-Transfer-Encoding") > 1}}
 	s.part.encoding = strings.ToLower(h.Get("Content-Transfer-Encoding"))
 	s.part.media, s.part.boundary = parseMedia(h.Get("Content-Type"))
@@ -108,7 +110,7 @@ func (s *scanner) take(b []byte, last bool) {
 	case s.state == inHeader:
 		s.header(b, first)
 	case s.state == inContent:
-		s.part.long = s.part.long || s.line > MaxLine+2
+		s.part.long = s.part.long || s.line > message.MaxLine+2
 		if s.part.media == "" {
 			s.part.charset.see(b)
 		}
@@ -146,18 +148,18 @@ func (s *scanner) begin(e entity) { s.part, s.state, s.field = e, inHeader, nil 
 
 // header takes a line of a part's header.
 func (s *scanner) header(b []byte, first bool) {
-	if first && !isSpace(b[0]) {
+	if first && b[0] != ' ' && b[0] != '\t' {
 		s.endField()
 		if bytes.Equal(b, []byte("\r\n")) {
 			s.part.headerEnd = s.at
 			s.beginContent(s.at + 2)
 			return
 		}
-		if kind, _ := lineKindOf(b); kind != fieldLine { // no header as we know it: better not touched
+		if !message.IsField(b) { // no header as we know it: better not touched
 			s.state = inNothing
 			return
 		}
-		s.field, s.begun = Field{}, s.at
+		s.field, s.begun = message.Field{}, s.at
 	}
 	if s.field != nil && len(s.field)+len(b) <= maxField {
 		s.field = append(s.field, b...)
@@ -265,7 +267,7 @@ type charset struct {
 }
 
 func (c *charset) see(b []byte) {
-	if c.notUTF8 || len(c.tail) == 0 && !hasHigh(b) {
+	if c.notUTF8 || len(c.tail) == 0 && !message.HasEightBit(b) {
 		return
 	}
 	c.eightBit = true

@@ -1,4 +1,4 @@
-package message
+package longlines
 
 import (
 	"bufio"
@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/postel-mail/postel/internal/message"
 )
 
 var long = strings.Repeat("0123456789", 100) // 1,000 octets
@@ -18,7 +20,7 @@ func shorten(t testing.TB, in string) string {
 	t.Helper()
 	in = strings.ReplaceAll(in, "\n", "\r\n")
 	r := bufio.NewReader(strings.NewReader(in))
-	h, err := ReadHeader(r, MaxHeader)
+	h, err := message.ReadHeader(r, message.MaxHeader)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -26,7 +28,7 @@ func shorten(t testing.TB, in string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := PlanLines(h, bytes.NewReader(body))
+	p, err := New(h, bytes.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,15 +148,15 @@ func FuzzLongLines(f *testing.F) {
 	f.Add([]byte("--b\n\nx\n--b\n\n"), uint16(2000), []byte("\n--b--\n"), "Content-Type: multipart/mixed; boundary=b")
 	f.Fuzz(func(t *testing.T, front []byte, n uint16, back []byte, field string) {
 		content := slices.Concat(front, bytes.Repeat([]byte("="), int(n%2048)), back)
-		content, err := io.ReadAll(CRLF(bytes.NewReader(content)))
+		content, err := io.ReadAll(message.CRLF(bytes.NewReader(content)))
 		if err != nil {
 			t.Fatal(err)
 		}
-		h, err := ReadHeader(bufio.NewReader(strings.NewReader(field+"\n\n")), 1<<16)
+		h, err := message.ReadHeader(bufio.NewReader(strings.NewReader(field+"\n\n")), 1<<16)
 		if err != nil || h.Has("Content-Transfer-Encoding") {
 			return
 		}
-		p, err := PlanLines(h, bytes.NewReader(content))
+		p, err := New(h, bytes.NewReader(content))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,17 +1,21 @@
-package message
+// Package longlines makes the lines of a message's body fit into SMTP (RFC 5321 4.5.3.1.6), for mail that a program submits: it finds the parts whose lines are too
+// long in the MIME structure (RFC 2045, 2046), and encodes these anew. It knows no more of MIME than that takes.
+package longlines
 
 import (
 	"cmp"
 	"io"
 	"mime/quotedprintable"
 	"slices"
+
+	"github.com/postel-mail/postel/internal/message"
 )
 
-// maxEdits bounds the memory of a LinePlan.
+// maxEdits bounds the memory of a Plan.
 const maxEdits = 20_000
 
-// LinePlan says where a body has to change so that its lines fit into SMTP.
-type LinePlan struct{ edits []edit }
+// Plan says where a body has to change so that its lines fit into SMTP.
+type Plan struct{ edits []edit }
 
 // edit replaces the octets from from to to: by text, or by what recode makes of them.
 type edit struct {
@@ -20,15 +24,15 @@ type edit struct {
 	recode   func(io.Writer) io.WriteCloser
 }
 
-// PlanLines looks in a body with CRLF line ends for lines over 998 octets (RFC 5322 2.1.1), and changes h so that it is true of the
+// New looks in a body with CRLF line ends for lines over 998 octets (RFC 5322 2.1.1), and changes h so that it is true of the
 // body that Copy will write. A part whose content stands there as it is, whatever its type, becomes quoted-printable; the lines of
 // a part that is base64 or quoted-printable already are broken anew. What the content decodes to stays the same.
 //
 // Left alone are the parts of a multipart/signed, since a signature covers their octets; headers, preamble and epilogue of
 // a multipart; what is deeper than 32 parts in parts; and parts whose header contradicts itself. The next host may refuse or
 // break such a line.
-func PlanLines(h *Header, body io.Reader) (*LinePlan, error) {
-	p := &LinePlan{}
+func New(h *message.Header, body io.Reader) (*Plan, error) {
+	p := &Plan{}
 	err := scan(h, body, func(e *entity) {
 		if e.long && !e.signed && !e.twice && len(p.edits) < maxEdits {
 			p.plan(h, e)
@@ -38,7 +42,7 @@ func PlanLines(h *Header, body io.Reader) (*LinePlan, error) {
 	return p, err
 }
 
-func (p *LinePlan) plan(h *Header, e *entity) {
+func (p *Plan) plan(h *message.Header, e *entity) {
 	recode := func(w io.Writer) io.WriteCloser { return quotedprintable.NewWriter(w) }
 	switch {
 	case e.isIdentity():
@@ -54,12 +58,12 @@ func (p *LinePlan) plan(h *Header, e *entity) {
 }
 
 // label changes the header of a part, or h for the message itself, to quoted-printable.
-func (p *LinePlan) label(h *Header, e *entity) {
-	cte := NewField("Content-Transfer-Encoding", "quoted-printable")
-	ct := NewField("Content-Type", "text/plain; charset="+e.charset.name())
+func (p *Plan) label(h *message.Header, e *entity) {
+	cte := message.NewField("Content-Transfer-Encoding", "quoted-printable")
+	ct := message.NewField("Content-Type", "text/plain; charset="+e.charset.name())
 	if e.top {
 		if !h.Has("MIME-Version") {
-			h.Add(NewField("MIME-Version", "1.0"))
+			h.Add(message.NewField("MIME-Version", "1.0"))
 		}
 		if e.media == "" {
 			h.Set(ct)
@@ -76,8 +80,8 @@ func (p *LinePlan) label(h *Header, e *entity) {
 	}
 }
 
-// Copy writes the body with its changes. body must give the octets that PlanLines has seen.
-func (p *LinePlan) Copy(w io.Writer, body io.Reader) error {
+// Copy writes the body with its changes. body must give the octets that New has seen.
+func (p *Plan) Copy(w io.Writer, body io.Reader) error {
 	at := int64(0)
 	for _, e := range p.edits {
 		if _, err := io.CopyN(w, body, e.from-at); err != nil {
