@@ -12,6 +12,7 @@ import (
 
 	"github.com/postel-mail/postel/internal/config"
 	"github.com/postel-mail/postel/internal/getopt"
+	"github.com/postel-mail/postel/internal/maillog"
 	"github.com/postel-mail/postel/internal/program"
 	"github.com/postel-mail/postel/internal/sysexits"
 )
@@ -30,6 +31,7 @@ func run(args []string) int {
 	p := program.New("sendmail [flags] [--] [recipient...]", "submit a message to the mail system",
 		"  printf 'Subject: hello\\n\\nHow are you?\\n' | sendmail friend@example.org\n  sendmail -t -i < letter")
 	p.Args = cobra.ArbitraryArgs
+	p.Flags().Lookup("log").Usage = "log as `FORM`: " + maillog.Forms + " (default syslog)"
 	f := &flags{}
 	f.add(p)
 	args, usage := getopt.Canonical(args, func(long string) bool {
