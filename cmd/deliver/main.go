@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/postel-mail/postel/internal/address"
 	"github.com/postel-mail/postel/internal/alias"
 	"github.com/postel-mail/postel/internal/config"
 	"github.com/postel-mail/postel/internal/delivery"
@@ -102,7 +103,7 @@ func (d *deliver) run(args []string) error {
 		return sysexits.With(sysexits.Config, err)
 	}
 	if d.CheckOnly {
-		return sysexits.With(sysexits.Config, agent.Aliases.Check())
+		return sysexits.With(sysexits.Config, errors.Join(agent.Aliases.Check(), strangers(context.Background(), agent)))
 	}
 	var to destination.Destination
 	if d.to != "" {
@@ -145,6 +146,30 @@ func (d *deliver) agent(c *config.Config) (*delivery.Agent, error) {
 		a.Users, err = userdb.Open(c.Users, a.Domains)
 	}
 	return a, err
+}
+
+// strangers tells the addresses of this host in aliases that are neither an alias nor a user.
+func strangers(ctx context.Context, a *delivery.Agent) error {
+	var all []error
+	for where, item := range a.Aliases.Addresses() {
+		domains := a.Domains // a name without a domain is in that of the message's recipient
+		if item.Address.Domain != "" {
+			domains = []string{item.Address.Domain}
+		}
+		found := len(domains) == 0
+		for _, d := range domains {
+			p := address.Path{Local: item.Address.Local, Domain: d}
+			err := a.Verify(ctx, p) // says no to other domains, but not that there is no such user
+			if err == nil && item.Final {
+				_, err = a.FindUser(ctx, p)
+			}
+			found = found || !errors.Is(err, userdb.ErrNoUser)
+		}
+		if !found {
+			all = append(all, fmt.Errorf("%s: %s is neither an alias nor a user", where, item.Address))
+		}
+	}
+	return errors.Join(all...)
 }
 
 // deliver brings the message to where flags and recipient say.

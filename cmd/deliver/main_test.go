@@ -128,6 +128,17 @@ func (r *rig) ok(args ...string) {
 	}
 }
 
+// check gives what is wrong with the aliases.
+func (r *rig) check() string {
+	r.t.Helper()
+	cmd := exec.Command(binary, "-C", r.path("postel.toml"), "--check")
+	out, err := cmd.CombinedOutput()
+	if err != nil && cmd.ProcessState == nil {
+		r.t.Fatal(err)
+	}
+	return strings.ReplaceAll(string(out), "deliver: "+r.path("aliases"), "")
+}
+
 // stored gives the messages in a Maildir.
 func (r *rig) stored(maildir string) []string {
 	r.t.Helper()
@@ -207,8 +218,9 @@ func TestExitStatus(t *testing.T) {
 			t.Errorf("%q: got %d, %q; want %d, %q", tt.args, got.exit, got.last, tt.exit, tt.last)
 		}
 	}
-	if got := r.deliver("--check"); got.last != "deliver: "+r.path("aliases")+`:2: "a b": address has no domain` {
-		t.Errorf("--check: %q", got.last)
+	r.write("aliases", "team: bob, bob@example.org, \\bob+x, x@remote.example, abuse\nbob: bob\nteam2: team, nosuch\nx: x\nbroken: a b\n@virtual.example: bob\n")
+	if got := r.check(); got != ":5: \"a b\": address has no domain\n:3: nosuch is neither an alias nor a user\n:4: x is neither an alias nor a user\n" {
+		t.Errorf("--check: %q", got)
 	}
 	r.write("aliases", "team: bob\n")
 	r.ok("--check")
@@ -220,7 +232,7 @@ func TestExitStatus(t *testing.T) {
 
 // TestInput: a message is the same however it comes.
 func TestInput(t *testing.T) {
-	want := "Return-Path: <>\nDelivered-To: bob@example.org\nSubject: y\n\nFrom here\n.\n"
+	want := "Return-Path: <>\nDelivered-To: bob@mail.example.org\nSubject: y\n\nFrom here\n.\n"
 	for _, lines := range []string{"\n", "\r\n"} {
 		for _, n := range []int{0, 1, 256<<10 - 40, 256 << 10, 600 << 10} {
 			r := newRig(t)
@@ -243,6 +255,26 @@ func TestInput(t *testing.T) {
 	}
 }
 
+// TestClosedInput: a caller without standard input has no message. One that is empty is a message.
+func TestClosedInput(t *testing.T) {
+	r := newRig(t)
+	shell := func(redirect string) string {
+		var stderr bytes.Buffer
+		cmd := exec.Command("/bin/sh", "-c", binary+" -C "+r.path("postel.toml")+" bob "+redirect+"; echo $?")
+		cmd.Stderr, cmd.Env, cmd.SysProcAttr = &stderr, []string{"HOME=" + r.home}, &syscall.SysProcAttr{Credential: r.as}
+		out, err := cmd.Output()
+		r.must(err)
+		return string(out) + stderr.String()
+	}
+	if got, want := shell("<&-"), "75\ndeliver: standard input is closed\ndeliver: 4.3.0 Cannot read the message\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	r.expect(r.path("home/Maildir"))
+	if got := shell("</dev/null"); got != "0\n" {
+		t.Errorf("an empty file: got %q", got)
+	}
+}
+
 func TestFromLine(t *testing.T) {
 	r := newRig(t)
 	for _, in := range []string{
@@ -256,7 +288,7 @@ func TestFromLine(t *testing.T) {
 	if got := r.run(strings.NewReader("From alice@y.example Fri\n"+simple), "-f", "carol", "bob"); got.exit != 0 {
 		t.Fatal(got)
 	}
-	rest := "Delivered-To: bob@example.org\n" + simple
+	rest := "Delivered-To: bob@mail.example.org\n" + simple
 	r.expect(r.path("home/Maildir"), "Return-Path: <>\n"+rest, "Return-Path: <alice@y.example>\n"+rest, "Return-Path: <carol@mail.example.org>\n"+rest)
 }
 
@@ -283,7 +315,7 @@ func TestOwnMailbox(t *testing.T) {
 	r.ok("--user", "bob", "team@example.org")
 	r.ok("--user", "bob")
 	head := "Return-Path: <>\nDelivered-To: "
-	r.expect(r.path("home/Maildir"), head+"bob@example.org\n"+simple, head+"team@example.org\n"+simple)
+	r.expect(r.path("home/Maildir"), head+"bob@mail.example.org\n"+simple, head+"team@example.org\n"+simple)
 	if got := r.stored(r.path("home/here")); len(got) != 1 || !strings.HasSuffix(got[0], simple) {
 		t.Errorf("got %q", got)
 	}
@@ -302,7 +334,7 @@ func TestForward(t *testing.T) {
 		{`"|/bin/sh -c 'cat >message; env >env'"` + "\n", 0, "", 0},
 		{"|/bin/sh -c 'exit 75', bob\n", 75, "deliver: 4.3.0 Temporary failure", 1},
 		{"|/bin/sh -c 'echo 5.7.1 not you; exit 69'\n", 69, "deliver: 5.7.1 not you", 0},
-		{"|" + binary + " -C ~HOME~/../postel.toml bob\n", 69, "deliver: 5.4.6 Mail forwarding loop for bob@example.org", 0},
+		{"|" + binary + " -C ~HOME~/../postel.toml bob\n", 69, "deliver: 5.4.6 Mail forwarding loop for bob@mail.example.org", 0},
 		{"a b\n", 75, "deliver: 4.7.0 Forwarding file of this user cannot be used", 0},
 		{"x@remote.example, bob\n", 75, "deliver: 4.3.5 Delivery program cannot be started", 1}, // there is no sendmail beside deliver
 	} {
@@ -313,11 +345,11 @@ func TestForward(t *testing.T) {
 			t.Errorf("%q: got %d, %q, %d kept; want %d, %q, %d", tt.forward, got.exit, got.last, len(r.stored(r.path("home/Maildir"))), tt.exit, tt.last, tt.kept)
 		}
 	}
-	r.expect(r.path("home/box"), "Return-Path: <alice@y.example>\nDelivered-To: bob@example.org\n"+simple)
+	r.expect(r.path("home/box"), "Return-Path: <alice@y.example>\nDelivered-To: bob@mail.example.org\n"+simple)
 	message, err := os.ReadFile(r.path("home/message"))
 	r.must(err)
 	first, rest, _ := strings.Cut(string(message), "\n")
-	if !strings.HasPrefix(first, "From alice@y.example ") || rest != "Return-Path: <alice@y.example>\nDelivered-To: bob@example.org\n"+simple {
+	if !strings.HasPrefix(first, "From alice@y.example ") || rest != "Return-Path: <alice@y.example>\nDelivered-To: bob@mail.example.org\n"+simple {
 		t.Errorf("the command got %q", message)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/postel-mail/postel/internal/clock"
 	"github.com/postel-mail/postel/internal/config"
 	"github.com/postel-mail/postel/internal/delivery"
+	"github.com/postel-mail/postel/internal/program"
 	"github.com/postel-mail/postel/internal/status"
 )
 
@@ -18,19 +19,15 @@ var validID = regexp.MustCompile(`^[0-9a-z.]{1,64}$`)
 
 // message takes the message from standard input, and its envelope from flags, arguments and environment. Errors have a status.
 func (d *deliver) message(c *config.Config, args []string) (m delivery.Message, err error) {
-	domain := c.Hostname
-	if len(c.Domains) > 0 {
-		domain = config.Strings(c.Domains)[0]
-	}
 	switch {
 	case len(args) > 0:
-		m.Recipient, err = parse(args[0], domain)
+		m.Recipient, err = parse(args[0], c.Hostname)
 	case d.user != "":
-		m.Recipient, err = parse(d.user, domain)
+		m.Recipient, err = parse(d.user, c.Hostname)
 	default:
 		var self *user.User
 		if self, err = user.Current(); err == nil {
-			m.Recipient, err = parse(self.Username, domain)
+			m.Recipient, err = parse(self.Username, c.Hostname)
 		}
 	}
 	if err != nil || m.Recipient.IsNull() {
@@ -40,10 +37,14 @@ func (d *deliver) message(c *config.Config, args []string) (m delivery.Message, 
 		m.ID = id
 	}
 	if s := os.Getenv("ORIGINAL_RECIPIENT"); s != "" {
-		m.Original, _ = parse(s, domain) // of no use where it is malformed
+		m.Original, _ = parse(s, c.Hostname) // of no use where it is malformed
 	}
 	m.Arrival = clock.Now()
-	from, err := m.TakeIn(os.Stdin)
+	var from string
+	in, err := program.Stdin()
+	if err == nil {
+		from, err = m.TakeIn(in)
+	}
 	if err != nil {
 		return m, status.Temporary(451, "4.3.0", "Cannot read the message", err)
 	}

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"strconv"
 
@@ -79,7 +80,13 @@ func (d *lmtpd) agent(c *config.Config) (*delivery.Agent, error) {
 	a.Users.Problem = func(err error) { d.Log.Problem("", err) }
 	a.Aliases.Problem = a.Users.Problem
 	if d.CheckOnly {
+		if lacksRights(c.Users, os.Geteuid()) {
+			d.Say(errors.New(`users = "system", and this is not root: mail for other users than its own will be deferred; run by root, or let users name a file`))
+		}
 		err = a.Aliases.Check()
 	}
 	return a, err
 }
+
+// lacksRights reports whether a server that runs as that user cannot become the users that it delivers to.
+func lacksRights(users string, uid int) bool { return users == "system" && uid != 0 }

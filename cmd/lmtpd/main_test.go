@@ -68,6 +68,18 @@ func TestExit(t *testing.T) {
 	}
 }
 
+func TestLacksRights(t *testing.T) {
+	for _, tt := range []struct {
+		users string
+		uid   int
+		want  bool
+	}{{"system", 0, false}, {"system", 1000, true}, {"/etc/postel/users", 1000, false}, {"/etc/postel/users", 0, false}} {
+		if got := lacksRights(tt.users, tt.uid); got != tt.want {
+			t.Errorf("%s, user %d: got %v", tt.users, tt.uid, got)
+		}
+	}
+}
+
 // A message goes from the socket into the Maildirs; tables are read again; SIGTERM ends the server with 0.
 func TestServer(t *testing.T) {
 	dir, file := host(t)

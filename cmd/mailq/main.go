@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -49,7 +50,10 @@ func run(args []string) int {
 		if err != nil || p.CheckOnly {
 			return err
 		}
-		spool, err := open(c)
+		spool, err := open(c.Spool)
+		if errors.Is(err, fs.ErrNotExist) {
+			return s.none(os.Stdout, verb, asJSON)
+		}
 		if err != nil {
 			return err
 		}
@@ -70,12 +74,22 @@ func run(args []string) int {
 }
 
 // open opens a spool that is there; looking must not make one.
-func open(c *config.Config) (*queue.Spool, error) {
-	if _, err := os.Stat(c.Spool + "/queue"); err != nil {
-		return nil, sysexits.With(sysexits.NoPerm, fmt.Errorf("cannot use the spool: %w", err))
+func open(path string) (*queue.Spool, error) {
+	_, err := os.Stat(path + "/queue")
+	if err != nil {
+		err = fmt.Errorf("cannot use the spool: %w", err)
 	}
-	spool, err := queue.Open(c.Spool)
-	return spool, sysexits.With(sysexits.NoPerm, err)
+	var spool *queue.Spool
+	if err == nil {
+		spool, err = queue.Open(path)
+	}
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return nil, sysexits.With(sysexits.NoPerm, fmt.Errorf("%w; run mailq as root or as the user who owns %s", err, path))
+	case err != nil:
+		return nil, sysexits.With(sysexits.IOErr, err)
+	}
+	return spool, nil
 }
 
 // selection is which messages a verb is for: those of ids, or where there are none, all that every filter lets through.
@@ -128,6 +142,22 @@ func (s *selection) has(m *queue.Message) bool {
 	return false
 }
 
+// none answers on a host that has queued nothing so far and has no spool yet.
+func (s *selection) none(out io.Writer, verb string, asJSON bool) error {
+	var failed []error
+	for _, id := range s.ids {
+		failed = append(failed, gone(id))
+	}
+	if verb == "list" && !asJSON && failed == nil {
+		listing.Foot(out, 0, 0)
+	}
+	return errors.Join(failed...)
+}
+
+func gone(id string) error {
+	return sysexits.With(sysexits.DataErr, fmt.Errorf("%s: not in the queue", id))
+}
+
 // each calls f for each selected message, in order of arrival. An id that is not there is an error, after the others.
 func (s *selection) each(spool *queue.Spool, f func(m *queue.Message) error) error {
 	ids := s.ids
@@ -144,7 +174,7 @@ func (s *selection) each(spool *queue.Spool, f func(m *queue.Message) error) err
 		case errors.Is(err, queue.ErrGone) && len(s.ids) == 0:
 			continue // delivered meanwhile
 		case errors.Is(err, queue.ErrGone):
-			failed = append(failed, sysexits.With(sysexits.DataErr, fmt.Errorf("%s: not in the queue", id)))
+			failed = append(failed, gone(id))
 		case err != nil:
 			failed = append(failed, sysexits.With(sysexits.IOErr, err))
 		default:
@@ -202,6 +232,12 @@ func act(spool *queue.Spool, log *maillog.Log, s *selection, verb string, asJSON
 			return sysexits.With(sysexits.IOErr, err)
 		}
 		defer m.Close()
+		switch {
+		case verb == "retry" && m.State.Hold && len(s.ids) > 0:
+			return sysexits.With(sysexits.DataErr, fmt.Errorf("%s: is held; release it first", id))
+		case verb == "retry" && m.State.Hold:
+			return nil
+		}
 		switch verb {
 		case "retry":
 			m.State.Next = time.Time{}

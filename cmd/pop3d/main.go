@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -37,8 +36,9 @@ func (d *pop3d) run() error {
 	unix.Umask(0o077)
 	s := daemon.Service{Load: d.load, Busy: func(*config.Config) string { return "-ERR [SYS/TEMP] too many connections, try again later" }}
 	if os.Geteuid() == 0 && !d.Single() {
-		ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
+		s.Stopping = cancel
 		s.Serve = func(conn *activation.Conn) { d.handOver(ctx, conn) }
 	}
 	return d.Run(s)
@@ -52,6 +52,9 @@ func (d *pop3d) load(c *config.Config) (daemon.Engine, error) {
 		return nil, err
 	}
 	users.Problem = func(err error) { d.Log.Problem("", err) }
+	if err := d.NeedPasswords(users, false); err != nil {
+		return nil, err
+	}
 	s := &pop3server.Server{Hostname: c.Hostname, ImplicitTLS: d.ImplicitTLS, PlaintextLogin: c.TLS.PlaintextLogin, Log: d.Log}
 	s.Login = func(ctx context.Context, name, password string) (mailbox.Store, error) {
 		u, err := users.Authenticate(ctx, name, password)

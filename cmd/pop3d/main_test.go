@@ -18,10 +18,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/postel-mail/postel/internal/mailbox"
 	"github.com/postel-mail/postel/internal/maildir"
@@ -215,7 +218,7 @@ func TestPipe(t *testing.T) {
 
 func TestCheck(t *testing.T) {
 	s := newSite(t, "maildir:~/Maildir", "")
-	checkStatus(t, s.pop3d("--check"), 0, "")
+	checkStatus(t, s.pop3d("--check"), 0, "STLS is not offered")
 	checkStatus(t, s.pop3d("--check", "--tls"), 78, "cannot read the certificate")
 	s.certificate()
 	checkStatus(t, s.pop3d("--check", "--tls"), 0, "")
@@ -230,6 +233,25 @@ func TestCheck(t *testing.T) {
 	checkStatus(t, s.pop3d("--listen", "127.0.0.1:0"), 78, "users:2:")
 	s.write("postel.toml", "nosuch = 1\n")
 	checkStatus(t, s.pop3d("--check"), 78, "postel.toml:1:1")
+}
+
+// Where nobody could log in, --check says so.
+func TestUnreadablePasswords(t *testing.T) {
+	s := newSite(t, "maildir:~/Maildir", "")
+	s.write("postel.toml", "hostname = \"pop.example\"\n")
+	umask := syscall.Umask(0)
+	defer syscall.Umask(umask)
+	status := make(chan int)
+	go func() {
+		runtime.LockOSThread() // which ends with the goroutine
+		if os.Geteuid() == 0 {
+			_ = unix.Setfsuid(65534) // the status shows whether it did
+		}
+		status <- run([]string{"--config", s.path("postel.toml"), "--check"})
+	}()
+	if got := <-status; got != 78 {
+		t.Errorf("exit status %d", got)
+	}
 }
 
 // inetd gives the connection as descriptors 0, 1 and 2: nothing but replies may come out of it.

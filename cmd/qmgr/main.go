@@ -20,6 +20,7 @@ import (
 	"github.com/postel-mail/postel/internal/queue"
 	"github.com/postel-mail/postel/internal/runner"
 	"github.com/postel-mail/postel/internal/sysexits"
+	"github.com/postel-mail/postel/internal/transport"
 )
 
 func main() { os.Exit(run(os.Args[1:])) }
@@ -42,6 +43,12 @@ func run(args []string) int {
 		return nil
 	}
 	p.RunE = func(_ *cobra.Command, args []string) error {
+		// First of all: nothing that comes while the tables are read is lost, or ends the program; nor does a reader of the log that has gone.
+		ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+		defer stop()
+		hangups := make(chan os.Signal, 1)
+		signal.Notify(hangups, unix.SIGHUP)
+		signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
 		every, err := config.ParseDuration(wake)
 		if err != nil || every == 0 {
 			return sysexits.With(sysexits.Usage, fmt.Errorf("--wake %q: write a duration as 5m", wake))
@@ -62,13 +69,13 @@ func run(args []string) int {
 		} else if untilEmpty {
 			mode = runner.UntilEmpty
 		}
-		return work(p, t, mode, every)
+		return work(ctx, p, t, mode, every, hangups)
 	}
 	return p.Main(args)
 }
 
 // work runs the queue until the mode is fulfilled or a signal says stop.
-func work(p *program.Program, t *tables, mode runner.Mode, wake time.Duration) error {
+func work(ctx context.Context, p *program.Program, t *tables, mode runner.Mode, wake time.Duration, hangups <-chan os.Signal) error {
 	log, err := p.Log()
 	if err != nil {
 		return err
@@ -81,28 +88,26 @@ func work(p *program.Program, t *tables, mode runner.Mode, wake time.Duration) e
 
 	var current atomic.Pointer[tables]
 	current.Store(t)
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
-	defer stop()
-	defer watchHangup(p, log, &current)()
-
-	way := newTransport(t, current.Load)
-	defer way.Close()
-	c := t.config
+	go reload(p, log, hangups, &current)
+	defer func() { current.Load().transport.Close() }()
 	r := &runner.Runner{
-		Spool: spool, Log: log, Hostname: c.Hostname, Attempt: way.Attempt,
-		Routes:   func() *runner.Routes { return &current.Load().routes },
-		Lifetime: time.Duration(c.Queue.Lifetime), Warn: time.Duration(c.Queue.Warn),
-		First: time.Duration(c.Queue.Retry[0]), Longest: time.Duration(c.Queue.Retry[1]),
-		Concurrency: c.Queue.Concurrency, Processes: c.Queue.Processes, Wake: wake,
+		Spool: spool, Log: log, Wake: wake,
+		Policy: func() *runner.Policy { return &current.Load().policy },
+		Attempt: func(ctx context.Context, request transport.Request) []transport.Result {
+			return current.Load().transport.Attempt(ctx, request)
+		},
 	}
 	if mode == runner.Stay {
-		log.Start(program.Version, spool.Order())
+		r.Started = func() { log.Start(program.Version, spool.Order()) }
 	}
 	err = r.Run(ctx, mode)
-	if errors.Is(err, runner.ErrRunning) {
-		return sysexits.With(sysexits.TempFail, fmt.Errorf("%w: %s", err, c.Spool))
-	}
-	if err == nil && ctx.Err() != nil {
+	switch {
+	case errors.Is(err, runner.ErrRunning) && mode == runner.Once:
+		spool.Trigger("") // it looks at everything that is due, which is what was asked for
+		return nil
+	case errors.Is(err, runner.ErrRunning):
+		return sysexits.With(sysexits.TempFail, fmt.Errorf("%w: %s", err, t.config.Spool))
+	case err == nil && ctx.Err() != nil:
 		log.Stop("signal")
 	}
 	return err
@@ -116,25 +121,24 @@ func openSpool(c *config.Config) (*queue.Spool, error) {
 	if err != nil {
 		return nil, err // for now: a full disk, no descriptors
 	}
-	spool.MinFree = int64(c.Limits.MinFree)
+	spool.SetMinFree(int64(c.Limits.MinFree))
 	return spool, nil
 }
 
-// watchHangup reads the tables again on SIGHUP; the function it returns ends that.
-func watchHangup(p *program.Program, log *maillog.Log, current *atomic.Pointer[tables]) (stop func()) {
-	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, unix.SIGHUP)
-	go func() {
-		for range hangups {
-			if t, err := load(p); err != nil {
-				log.ReloadFailed(err)
-			} else {
-				current.Store(t)
-				log.Reload()
-			}
+// reload reads configuration and tables again at each SIGHUP. Attempts that go on keep what they began with.
+func reload(p *program.Program, log *maillog.Log, hangups <-chan os.Signal, current *atomic.Pointer[tables]) {
+	for range hangups {
+		t, err := load(p)
+		if err == nil && t.config.Spool != current.Load().config.Spool {
+			err = fmt.Errorf("spool: cannot change to %s while the runner works", t.config.Spool)
 		}
-	}()
-	return func() { signal.Stop(hangups); close(hangups) }
+		if err != nil {
+			log.ReloadFailed(err)
+			continue
+		}
+		current.Swap(t).transport.Close()
+		log.Reload()
+	}
 }
 
 // agent is the command line of the delivery agent.

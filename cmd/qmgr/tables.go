@@ -1,11 +1,15 @@
 package main
 
 import (
-	"context"
+	"errors"
+	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"syscall"
+	"time"
 
 	"github.com/postel-mail/postel/internal/address"
 	"github.com/postel-mail/postel/internal/alias"
@@ -21,12 +25,11 @@ import (
 
 // tables is everything that SIGHUP reads again, as it was read at one moment.
 type tables struct {
-	config      *config.Config
-	routes      runner.Routes
-	agent       destination.Destination
-	aliases     *alias.Table
-	credentials smtpclient.Credentials
-	resolver    *mx.Resolver
+	config    *config.Config
+	policy    runner.Policy
+	aliases   *alias.Table
+	resolver  *mx.Resolver
+	transport *transport.Transport
 }
 
 func load(p *program.Program) (*tables, error) {
@@ -35,15 +38,25 @@ func load(p *program.Program) (*tables, error) {
 		return nil, err
 	}
 	t := &tables{config: c}
-	if t.agent, err = agent(p); err != nil {
+	agent, err := agent(p)
+	if err != nil {
 		return nil, err
 	}
 	local := c.Local
 	if local.Kind == destination.None {
-		local = t.agent
+		local = agent
 	}
-	t.routes = runner.Routes{Domains: config.Strings(c.Domains), Local: local, Table: c.Routes, Literal: isOwnLiteral}
-	if t.credentials, err = smtpclient.LoadCredentials(c.SMTP.Credentials); err != nil {
+	q := c.Queue
+	t.policy = runner.Policy{
+		Routes:   runner.Routes{Domains: config.Strings(c.Domains), Local: local, Table: c.Routes, Literal: isOwnLiteral},
+		Hostname: c.Hostname, Lifetime: time.Duration(q.Lifetime), Warn: time.Duration(q.Warn),
+		First: time.Duration(q.Retry[0]), Longest: time.Duration(q.Retry[1]), Concurrency: q.Concurrency, Processes: q.Processes,
+	}
+	credentials, err := smtpclient.LoadCredentials(c.SMTP.Credentials)
+	if err == nil && p.CheckOnly {
+		err = checkLogins(c, credentials)
+	}
+	if err != nil {
 		return nil, sysexits.With(sysexits.Config, err)
 	}
 	if t.aliases, err = alias.Load(c.Aliases); err != nil {
@@ -52,18 +65,28 @@ func load(p *program.Program) (*tables, error) {
 	if t.resolver, err = mx.New(mx.Options{Servers: c.DNS.Servers}); err != nil {
 		return nil, sysexits.With(sysexits.Config, err)
 	}
+	t.transport = newTransport(c, agent, credentials, t.resolver)
 	return t, nil
+}
+
+// checkLogins sees that there is a password for every destination with a login.
+func checkLogins(c *config.Config, credentials smtpclient.Credentials) error {
+	var missing []error
+	for _, d := range append(slices.Collect(maps.Values(c.Routes)), c.Local) {
+		if d.User != "" {
+			if _, err := credentials.Password(d.Host, d.User); err != nil {
+				missing = append(missing, fmt.Errorf("%s: %w, needed for %s", c.SMTP.Credentials, err, d))
+			}
+		}
+	}
+	return errors.Join(missing...)
 }
 
 // guide shows routes by these tables.
 func (t *tables) guide() *runner.Guide {
 	c := t.config
-	g := &runner.Guide{Routes: &t.routes, Aliases: t.aliases, Home: c.Hostname, Hostname: c.Hostname, Delimiter: c.RecipientDelimiter,
+	return &runner.Guide{Routes: &t.policy.Routes, Aliases: t.aliases, Hostname: c.Hostname, Delimiter: c.RecipientDelimiter,
 		MX: t.resolver.Lookup, Addresses: t.resolver.Addresses}
-	if len(t.routes.Domains) > 0 {
-		g.Home = t.routes.Domains[0]
-	}
-	return g
 }
 
 // isOwnLiteral reports whether the domain of p is one of this host's addresses in brackets (RFC 5321 4.1.3).
@@ -84,25 +107,16 @@ func isOwnLiteral(p address.Path) bool {
 	return false
 }
 
-// newTransport makes the ways out; current gives the tables as they are at each attempt.
-func newTransport(t *tables, current func() *tables) *transport.Transport {
-	c := t.config
+// newTransport makes the ways out.
+func newTransport(c *config.Config, agent destination.Destination, credentials smtpclient.Credentials, r *mx.Resolver) *transport.Transport {
 	level := map[config.TLSLevel]smtpclient.TLS{
 		config.TLSOpportunistic: smtpclient.Opportunistic, config.TLSOff: smtpclient.Off, config.TLSRequire: smtpclient.Require,
 	}
 	return &transport.Transport{
 		Hostname: c.Hostname, Port: c.SMTP.Port, Bind: c.SMTP.Bind, TLS: level[c.SMTP.TLS],
-		MX: func(ctx context.Context, domain string) (mx.Answer, error) {
-			return current().resolver.Lookup(ctx, domain)
-		},
-		Addresses: func(ctx context.Context, host string) ([]netip.Addr, error) {
-			return current().resolver.Addresses(ctx, host)
-		},
-		RefuseLoopback: c.SMTP.Port == 25,
-		Credentials:    func(host, user string) (string, error) { return current().credentials.Password(host, user) },
-		Delimiter:      c.RecipientDelimiter,
-		Deliver:        t.agent.Args,
-		ProgramUser:    programUser(),
+		MX: r.Lookup, Addresses: r.Addresses, RefuseLoopback: c.SMTP.Port == 25,
+		Credentials: credentials.Password, Delimiter: c.RecipientDelimiter,
+		Deliver: agent.Args, ProgramUser: programUser(),
 	}
 }
 

@@ -457,3 +457,21 @@ func TestNoNetworkCode(t *testing.T) {
 		t.Error("the symbols are not what this test expects: main.main is not there")
 	}
 }
+
+// TestClosedInput: a caller without standard input has no message. One that is empty is a message.
+func TestClosedInput(t *testing.T) {
+	h := newHost(t)
+	status, _, stderr := h.run("/bin/sh", "", "-c", bin+"/sendmail bob <&-")
+	if want := "sendmail: standard input is closed\n"; status != 74 || stderr != want {
+		t.Errorf("got exit %d, %q; want 74, %q", status, stderr, want)
+	}
+	if env, _ := h.queued(); env != "0 messages <nil>" {
+		t.Errorf("queued: %s", env)
+	}
+	if status, _, stderr := h.run("/bin/sh", "", "-c", bin+"/sendmail -f x@y bob </dev/null"); status != 0 {
+		t.Errorf("an empty file: got exit %d, %q", status, stderr)
+	}
+	if env, _ := h.queued(); env != "<x@y> <bob@host.example>" {
+		t.Errorf("queued: %s", env)
+	}
+}

@@ -24,13 +24,17 @@ func (f *flags) submit(p *program.Program, rcpts []string) error {
 	if err != nil {
 		return sysexits.With(sysexits.Usage, err)
 	}
+	in, err := program.Stdin()
+	if err != nil {
+		return sysexits.With(sysexits.IOErr, err)
+	}
 	spool, err := queue.Open(c.Spool)
 	if err != nil {
 		return explain(err, c.Spool)
 	}
 	defer spool.Close()
-	spool.MinFree = int64(c.Limits.MinFree)
-	receipt, err := s.Submit(spool, os.Stdin)
+	spool.SetMinFree(int64(c.Limits.MinFree))
+	receipt, err := s.Submit(spool, in)
 	if err != nil {
 		return explain(err, c.Spool)
 	}

@@ -57,7 +57,7 @@ func (d *smtpd) open(c *config.Config) (err error) {
 	case c.Spool != d.path:
 		return fmt.Errorf("spool: cannot change from %s to %s while the server runs", d.path, c.Spool)
 	}
-	d.spool.MinFree = int64(c.Limits.MinFree)
+	d.spool.SetMinFree(int64(c.Limits.MinFree))
 	return nil
 }
 
@@ -91,6 +91,9 @@ func (d *smtpd) load(c *config.Config) (daemon.Engine, error) {
 	}
 	if d.submission {
 		s.Authenticate = authenticate(users)
+		if err := d.NeedPasswords(users, true); err != nil {
+			return nil, err
+		}
 	}
 	if s.TLS, err = d.TLS(c, "STARTTLS"); err != nil {
 		return nil, err

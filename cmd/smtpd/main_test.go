@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -16,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -23,6 +25,7 @@ import (
 
 	gosasl "github.com/emersion/go-sasl"
 	gosmtp "github.com/emersion/go-smtp"
+	"golang.org/x/sys/unix"
 
 	"github.com/postel-mail/postel/internal/queue"
 	"github.com/postel-mail/postel/internal/sysexits"
@@ -138,16 +141,16 @@ func TestExit(t *testing.T) {
 	}{
 		{[]string{"--check"}, nil, sysexits.OK, ""},
 		{[]string{"--bogus"}, nil, sysexits.Usage, "unknown flag"},
-		{[]string{"argument"}, nil, sysexits.Usage, "argument"},
+		{[]string{"argument"}, nil, sysexits.Usage, "unexpected argument"},
 		{[]string{"--idle-exit", "soon"}, nil, sysexits.Usage, "--idle-exit"},
-		{[]string{"--listen", "nonsense"}, nil, sysexits.TempFail, "cannot listen on nonsense"},
+		{[]string{"--listen", "nonsense"}, nil, sysexits.Usage, `"nonsense" is not of the form`},
 		{[]string{"--check"}, func() { h.write("users", ":{PLAIN}x\n") }, sysexits.Config, "users:1"},
 		{[]string{"--check"}, func() { h.write("users", "bob:{PLAIN}secret:::::\n"); h.write("aliases", "sales bob\n") }, sysexits.Config, "aliases:1"},
 		{[]string{"--check"}, func() { h.write("aliases", ""); h.write("key.pem", "nonsense") }, sysexits.Config, "key.pem"},
-		{[]string{"--check"}, func() { os.Remove(filepath.Join(h.dir, "key.pem")) }, sysexits.OK, ""},
+		{[]string{"--check"}, func() { os.Remove(filepath.Join(h.dir, "key.pem")) }, sysexits.OK, "STARTTLS is not offered"},
 		{[]string{"--tls", "--check"}, nil, sysexits.Config, "key.pem"},
 		{[]string{"--check"}, func() { h.configure("nonsense = 1\n") }, sysexits.Config, "postel.toml:1:1: unknown key"},
-		{nil, func() { h.configure(""); os.RemoveAll(filepath.Join(h.dir, "spool")); h.write("spool", "a file") }, sysexits.CantCreat, "spool"},
+		{nil, func() { h.configure(""); os.RemoveAll(filepath.Join(h.dir, "spool")); h.write("spool", "a file") }, sysexits.TempFail, "spool"},
 	} {
 		if tt.change != nil {
 			tt.change()
@@ -158,6 +161,33 @@ func TestExit(t *testing.T) {
 		_ = c.Run() // the status says it
 		if got := c.ProcessState.ExitCode(); got != tt.want || !strings.Contains(stderr.String(), tt.say) || tt.say == "" && stderr.Len() > 0 {
 			t.Errorf("%q: exit status %d, want %d; said %q, want %q", tt.args, got, tt.want, &stderr, tt.say)
+		}
+	}
+}
+
+// TestUnreadablePasswords: where nobody could log in, --check says so.
+func TestUnreadablePasswords(t *testing.T) {
+	dir, err := os.MkdirTemp("", "smtpd") // not below t.TempDir, which lets no other user through
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	file, aliases := filepath.Join(dir, "postel.toml"), filepath.Join(dir, "aliases")
+	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(file, fmt.Appendf(nil, "hostname = \"mail.own.example\"\naliases = %q\n", aliases), 0o644),
+		os.WriteFile(aliases, nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	for args, want := range map[string]int{"--submission": sysexits.Config, "": sysexits.OK, "--submission --listen unix:/run/s": sysexits.OK} {
+		status := make(chan int)
+		go func() {
+			runtime.LockOSThread() // which ends with the goroutine
+			if os.Geteuid() == 0 {
+				_ = unix.Setfsuid(65534) // the status shows whether it did
+			}
+			status <- run(append([]string{"-C", file, "--check"}, strings.Fields(args)...))
+		}()
+		if got := <-status; got != want {
+			t.Errorf("%q: exit status %d, want %d", args, got, want)
 		}
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -39,18 +40,34 @@ type Server struct {
 
 	Serve     func(c *Conn)                            // one session; c is closed afterwards
 	Listening func(addr string)                        // a listener is ready
+	Stopping  func(why string)                         // Run is about to end: "SIGTERM", "idle" and so on; may be nil
 	Reload    func()                                   // SIGHUP; nil ignores it
-	Refused   func(client string)                      // a connection was over a limit; may be nil
+	Signals   chan os.Signal                           // of Signals, for a program that has been loading before Run; nil: Run's own
+	Refused   func(client string, more int)            // a connection was over a limit, and more besides since the last call; once a second at most; may be nil
 	Problem   func(err error)                          // accepting failed and goes on; may be nil
 	Panicked  func(client string, v any, stack []byte) // a session ended in a bug; may be nil
 
-	sessions  sync.WaitGroup // Add under mu, and not once stopping is set
+	sessions  sync.WaitGroup // Add under mu, and not once the accepters are gone for good
+	accepters sync.WaitGroup
+	lingering chan struct{} // refused connections that linger
+	refusals  refusals
 	mu        sync.Mutex
 	conns     map[*Conn]bool
 	perClient map[netip.Prefix]int
 	lastBusy  time.Time // when the last session ended
-	stopping  bool
 }
+
+// refusals counts connections over a limit between two calls of Refused.
+type refusals struct {
+	mu   sync.Mutex
+	last time.Time
+	more int
+}
+
+const (
+	maxLingering = 32                     // refused connections that may linger until their peer has read why
+	refuseFor    = 100 * time.Millisecond // to send that to the others; a new socket takes it at once
+)
 
 // SingleSession reports whether Run, with these listen addresses, would serve one session on standard input rather than listen: inetd
 // "nowait", UCSPI or a pipe.
@@ -58,12 +75,42 @@ func SingleSession(listen []string) bool {
 	return len(listen) == 0 && os.Getenv("LISTEN_FDS") == "" && !accepts(0)
 }
 
+// Signals begins to catch the signals that end a server and make it load again. Until Run has the channel they wait in it.
+func Signals() chan os.Signal {
+	c := make(chan os.Signal, 4)
+	signal.Notify(c, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	return c
+}
+
+// CheckAddress says what is wrong with the form of an address for Listen.
+func CheckAddress(addr string) error {
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		if !strings.HasPrefix(path, "/") || len(path) > maxPath {
+			return fmt.Errorf("%q is not an absolute path of at most %d octets behind unix:", path, maxPath)
+		}
+		return nil
+	}
+	_, port, err := net.SplitHostPort(addr)
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
+	if err != nil || port == "" {
+		return fmt.Errorf("%q is not of the form 127.0.0.1:25, [::1]:25, :25 or unix:/PATH", addr)
+	}
+	return nil
+}
+
+// maxPath is how long the path of a UNIX socket may be, see unix(7).
+const maxPath = 107
+
 // Run gets the connections and serves them until SIGTERM or SIGINT, the idle time, or the end of the single session. It returns nil then, and
 // an error when it cannot begin.
 func (s *Server) Run() error {
 	s.begin()
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	signals := s.Signals
+	if signals == nil {
+		signals = Signals()
+	}
 	defer signal.Stop(signals)
 	// Caught and dropped: were it ignored, the programs that a server starts would inherit that.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
@@ -75,50 +122,24 @@ func (s *Server) Run() error {
 	if s.IdleExit >= 0 {
 		idle = s.IdleExit
 	}
-	panics := make(chan struct{}, 1)
-	serve := func(raw net.Conn) {
-		c := NewConn(raw)
-		if !s.admit(c) {
-			if s.Refused != nil {
-				s.Refused(c.client)
-			}
-			if s.Busy != "" {
-				_, _ = c.Write([]byte(s.Busy + "\r\n"))
-			}
-			go c.Close()
-			return
-		}
-		go func() {
-			defer s.leave(c)
-			defer c.Close()
-			defer func() {
-				if v := recover(); v != nil {
-					select {
-					case panics <- struct{}{}:
-					default:
-					}
-					if s.Panicked != nil {
-						s.Panicked(c.client, v, debug.Stack())
-					}
-				}
-			}()
-			s.Serve(c)
-		}()
-	}
 	for _, l := range listeners {
 		if s.Listening != nil {
 			s.Listening(name(l.Addr()))
 		}
-		go s.accept(l, serve)
 	}
+	panics := make(chan struct{}, 1)
+	s.accept(listeners, panics)
 	for _, c := range conns {
-		serve(c)
+		s.serve(c, panics)
 	}
-	s.wait(signals, len(listeners) > 0, idle)
-
+	why := s.wait(signals, listeners, idle, panics)
+	if why != "" && s.Stopping != nil {
+		s.Stopping(why)
+	}
 	for _, l := range listeners {
 		l.Close()
 	}
+	s.accepters.Wait() // what they still got is a session, and hears of the end as one
 	s.drain(signals)
 	if len(listeners) == 0 && len(panics) > 0 {
 		return errors.New("the session ended in a bug, see the log")
@@ -126,8 +147,69 @@ func (s *Server) Run() error {
 	return nil
 }
 
+// serve gives a connection to Serve, unless it is over a limit. panics gets a word when that ends in a bug.
+func (s *Server) serve(raw net.Conn, panics chan<- struct{}) {
+	c := NewConn(raw)
+	if !s.admit(c) {
+		s.refuse(c)
+		return
+	}
+	go func() {
+		defer s.leave(c)
+		defer c.Close()
+		defer func() {
+			if v := recover(); v != nil {
+				select {
+				case panics <- struct{}{}:
+				default:
+				}
+				if s.Panicked != nil {
+					s.Panicked(c.client, v, debug.Stack())
+				}
+			}
+		}()
+		s.Serve(c)
+	}()
+}
+
+// refuse tells a connection that it is over a limit. Some may linger, so that the client surely reads it; in a flood the others are
+// closed at once, and hold nothing.
+func (s *Server) refuse(c *Conn) {
+	if more, now := s.refusals.count(); now && s.Refused != nil {
+		s.Refused(c.client, more)
+	}
+	if s.Busy == "" {
+		c.abort()
+		return
+	}
+	_, _ = c.Write([]byte(s.Busy + "\r\n")) // is held back, and cannot fail
+	select {
+	case s.lingering <- struct{}{}:
+		go func() {
+			_ = c.Close()
+			<-s.lingering
+		}()
+	default:
+		c.Timeout(refuseFor)
+		_ = c.Flush() // the client is sent away either way
+		c.abort()
+	}
+}
+
+// count reports whether a refusal is to be told now, and how many were not.
+func (r *refusals) count() (more int, now bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.last.IsZero() && clock.Since(r.last) < time.Second {
+		r.more++
+		return 0, false
+	}
+	more, r.more, r.last = r.more, 0, clock.Now()
+	return more, true
+}
+
 func (s *Server) begin() {
-	s.conns, s.perClient = map[*Conn]bool{}, map[netip.Prefix]int{}
+	s.conns, s.perClient, s.lingering = map[*Conn]bool{}, map[netip.Prefix]int{}, make(chan struct{}, maxLingering)
 }
 
 // name writes a listener's address as --listen takes it.
@@ -183,22 +265,56 @@ func (s *Server) sources() (listeners []net.Listener, conns []net.Conn, idle tim
 		}
 		return []net.Listener{l}, nil, 60 * time.Second, nil
 	}
-	if isSocket(0) {
-		if c, err := net.FileConn(os.Stdin); err == nil {
-			return nil, []net.Conn{c}, 0, nil
-		}
+	c, err := standardInput()
+	if err != nil {
+		return nil, nil, 0, fmt.Errorf("standard input: %w", err)
 	}
-	return nil, []net.Conn{newPipeConn(os.Stdin, os.Stdout, ucspiAddr())}, 0, nil
+	return nil, []net.Conn{c}, 0, nil
 }
 
-// ucspiAddr is the client that a UCSPI super-server names.
-func ucspiAddr() net.Addr {
-	ip, err := netip.ParseAddr(os.Getenv("TCPREMOTEIP"))
+// standardInput is the connection of a single session.
+func standardInput() (net.Conn, error) {
+	remote, err := ucspiAddr()
 	if err != nil {
-		return pipeAddr{}
+		return nil, err
+	}
+	if !isSocket(0) {
+		if remote == nil {
+			remote = pipeAddr{}
+		}
+		return newPipeConn(os.Stdin, os.Stdout, remote), nil
+	}
+	c, err := net.FileConn(os.Stdin)
+	if err != nil {
+		return nil, err
+	}
+	if u, ok := c.(*net.UnixConn); ok && remote != nil {
+		return &ucspiConn{u, remote}, nil
+	}
+	return c, nil
+}
+
+// ucspiConn is a UNIX socket, most likely one of a pair, with somebody on the network behind it.
+type ucspiConn struct {
+	*net.UnixConn
+	remote net.Addr
+}
+
+func (c *ucspiConn) RemoteAddr() net.Addr { return c.remote }
+
+// ucspiAddr is the client that a UCSPI super-server names; nil when there is none. A name that is not understood is an error: without one a pipe
+// counts as private.
+func ucspiAddr() (net.Addr, error) {
+	v, ok := os.LookupEnv("TCPREMOTEIP")
+	if !ok {
+		return nil, nil
+	}
+	ip, err := netip.ParseAddr(v)
+	if err != nil {
+		return nil, fmt.Errorf("TCPREMOTEIP=%q is not an IP address", v)
 	}
 	port, _ := strconv.ParseUint(os.Getenv("TCPREMOTEPORT"), 10, 16) // informative
-	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, uint16(port)))
+	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(ip, uint16(port))), nil
 }
 
 func listen(addr string) (net.Listener, error) {
@@ -208,6 +324,9 @@ func listen(addr string) (net.Listener, error) {
 	}
 	l, err := net.Listen("unix", path)
 	if errors.Is(err, unix.EADDRINUSE) { // left behind by a crash, unless somebody answers
+		if fi, e := os.Lstat(path); e == nil && fi.Mode()&os.ModeSocket == 0 {
+			return nil, errors.New("it exists and is not a socket")
+		}
 		if !leftBehind(path) {
 			return nil, err
 		}
@@ -274,11 +393,19 @@ func isSocket(fd int) bool {
 	return unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFSOCK
 }
 
-func (s *Server) accept(l net.Listener, serve func(net.Conn)) {
+// accept begins to take connections from all listeners.
+func (s *Server) accept(listeners []net.Listener, panics chan<- struct{}) {
+	for _, l := range listeners {
+		s.accepters.Go(func() { s.acceptFrom(l, panics) })
+	}
+}
+
+// acceptFrom takes connections from l until that is closed or paused.
+func (s *Server) acceptFrom(l net.Listener, panics chan<- struct{}) {
 	wait := 5 * time.Millisecond
 	for {
 		c, err := l.Accept()
-		if errors.Is(err, net.ErrClosed) {
+		if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
 			return
 		}
 		if err != nil { // no descriptors or no memory: it may pass
@@ -290,7 +417,23 @@ func (s *Server) accept(l net.Listener, serve func(net.Conn)) {
 			continue
 		}
 		wait = 5 * time.Millisecond
-		serve(c)
+		s.serve(c, panics)
+	}
+}
+
+// pause makes the accepters end, and waits until they have, or lets the listeners be accepted from again.
+func (s *Server) pause(listeners []net.Listener, paused bool) {
+	var t time.Time
+	if paused {
+		t = past
+	}
+	for _, l := range listeners {
+		if d, ok := l.(interface{ SetDeadline(time.Time) error }); ok {
+			_ = d.SetDeadline(t) // fails where it is closed, which does the same
+		}
+	}
+	if paused {
+		s.accepters.Wait()
 	}
 }
 
@@ -308,7 +451,7 @@ func (s *Server) admit(c *Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	g := group(c.ip)
-	if s.stopping || s.Limit > 0 && len(s.conns) >= s.Limit || s.PerClient > 0 && c.ip.IsValid() && s.perClient[g] >= s.PerClient {
+	if s.Limit > 0 && len(s.conns) >= s.Limit || s.PerClient > 0 && c.ip.IsValid() && s.perClient[g] >= s.PerClient {
 		return false
 	}
 	s.sessions.Add(1)
@@ -330,10 +473,10 @@ func (s *Server) leave(c *Conn) {
 	s.sessions.Done()
 }
 
-// wait returns when the server is to stop.
-func (s *Server) wait(signals <-chan os.Signal, listening bool, idle time.Duration) {
+// wait returns when the server is to stop, and why; "" when the connections that it was given are over.
+func (s *Server) wait(signals <-chan os.Signal, listeners []net.Listener, idle time.Duration, panics chan<- struct{}) (why string) {
 	var done chan struct{}
-	if !listening {
+	if len(listeners) == 0 {
 		done = make(chan struct{})
 		go func() { s.sessions.Wait(); close(done) }()
 	}
@@ -343,30 +486,29 @@ func (s *Server) wait(signals <-chan os.Signal, listening bool, idle time.Durati
 	var tick <-chan time.Time
 	timer := time.NewTimer(idle)
 	defer timer.Stop()
-	if listening && idle > 0 {
+	if len(listeners) > 0 && idle > 0 {
 		tick = timer.C
 	}
 	for {
 		select {
 		case <-done:
-			return
+			return ""
 		case <-tick:
-			s.mu.Lock()
-			left := idle - clock.Since(s.lastBusy)
-			if len(s.conns) > 0 {
+			left := s.idleLeft(idle)
+			if left <= 0 {
+				// Who connects now is either served by us or left in the queue for the next process.
+				if s.pause(listeners, true); s.idleLeft(idle) <= 0 {
+					return "idle"
+				}
+				s.pause(listeners, false)
+				s.accept(listeners, panics)
 				left = idle
-			} else if left <= 0 {
-				s.stopping = true
-			}
-			stop := s.stopping
-			s.mu.Unlock()
-			if stop {
-				return
 			}
 			timer.Reset(left)
 		case sig := <-signals:
 			if sig != unix.SIGHUP {
-				return
+				n, _ := sig.(syscall.Signal)
+				return unix.SignalName(n)
 			}
 			if s.Reload != nil {
 				s.Reload()
@@ -375,10 +517,19 @@ func (s *Server) wait(signals <-chan os.Signal, listening bool, idle time.Durati
 	}
 }
 
+// idleLeft is how long the server has to be idle yet.
+func (s *Server) idleLeft(idle time.Duration) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.conns) > 0 {
+		return idle
+	}
+	return idle - clock.Since(s.lastBusy)
+}
+
 // drain ends the sessions: those that wait at once, those in a transaction when it is over, all after 30 s or a second signal.
 func (s *Server) drain(signals <-chan os.Signal) {
 	s.mu.Lock()
-	s.stopping = true
 	for c := range s.conns {
 		c.drain()
 	}

@@ -34,11 +34,12 @@ const (
 //
 // TLS is put on top of it, and the engine keeps the Conn beside the tls.Conn. Reads and writes may run at the same time; neither may run twice.
 type Conn struct {
-	raw    net.Conn
-	client string
-	ip     netip.Addr
-	local  netip.Addr
-	uid    int
+	raw     net.Conn
+	client  string
+	ip      netip.Addr
+	local   netip.Addr
+	uid     int
+	private bool
 
 	readErr error
 	sawEOF  atomic.Bool
@@ -55,14 +56,20 @@ type Conn struct {
 
 // NewConn puts the guard on a connection. Server does it for those it accepts; tests do it for theirs.
 func NewConn(raw net.Conn) *Conn {
-	c := &Conn{raw: raw, client: "pipe", uid: -1}
+	c := &Conn{raw: raw, client: "unknown", uid: -1}
 	switch a := raw.RemoteAddr().(type) {
+	case nil: // the peer is gone already
 	case *net.TCPAddr:
-		c.ip = a.AddrPort().Addr().Unmap()
-		c.client = c.ip.WithZone("").String()
+		if c.ip = a.AddrPort().Addr().Unmap(); c.ip.IsValid() {
+			c.client = c.ip.WithZone("").String()
+		}
 	case *net.UnixAddr:
-		c.client = "unix"
+		c.client, c.private = "unix", true
 		c.uid = peerUID(raw)
+	default:
+		if a.Network() == "pipe" {
+			c.client, c.private = "pipe", true
+		}
 	}
 	if a, ok := raw.LocalAddr().(*net.TCPAddr); ok {
 		c.local = a.AddrPort().Addr().Unmap()
@@ -84,17 +91,18 @@ func peerUID(raw net.Conn) int {
 	return uid
 }
 
-// Client names the peer for log and trace: its IP address, "unix" or "pipe".
+// Client names the peer for log and trace: its IP address, "unix", "pipe", or "unknown" for a socket that cannot tell.
 func (c *Conn) Client() string { return c.client }
 
-// IP is the peer's address; not valid for UNIX sockets and pipes.
+// IP is the peer's address; not valid for UNIX sockets and pipes, nor where it is unknown.
 func (c *Conn) IP() netip.Addr { return c.ip }
 
 // LocalIP is our end's address; not valid for UNIX sockets and pipes.
 func (c *Conn) LocalIP() netip.Addr { return c.local }
 
-// Private reports whether the connection cannot be overheard, being a UNIX socket or a pipe: it counts as protected like TLS.
-func (c *Conn) Private() bool { return !c.ip.IsValid() }
+// Private reports whether the connection cannot be overheard, being a UNIX socket or a pipe, with nobody on the network behind it that a
+// super-server names: it counts as protected like TLS, and as somebody on this host.
+func (c *Conn) Private() bool { return c.private }
 
 // UID is the user at the other end of a UNIX socket; -1 elsewhere.
 func (c *Conn) UID() int { return c.uid }

@@ -15,9 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -42,7 +40,7 @@ type Table struct {
 // content is one state of the file.
 type content struct {
 	entries map[address.Path]entry
-	twice   []error // names that stand in it more than once
+	twice   []mistake // names that stand in it more than once
 	owner   int
 }
 
@@ -64,7 +62,7 @@ type version struct {
 // maxFile bounds an aliases file in octets.
 const maxFile = 64 << 20
 
-// Load reads an aliases file. A file that does not exist is an empty table; an empty path too. A line that names nothing is an error, "path:line: ...".
+// Load reads an aliases file. A file that does not exist is an empty table; an empty path too. A line that names nothing is an error, "path:line: ...", and with it all other mistakes of the file are told.
 // Changes are seen at the next Lookup a second or more after the last; a file that then cannot be used, or has gone,
 // leaves the old content in force.
 func Load(path string) (*Table, error) {
@@ -114,7 +112,7 @@ func (t *Table) Lookup(name address.Path) (List, error) {
 	}
 	items, err := e.items()
 	if err != nil {
-		return List{}, fmt.Errorf("%s:%d: %w", t.path, e.line, err)
+		return List{}, join(t.path, mistakes(e.line, err))
 	}
 	return List{Items: items, Owner: c.owner}, nil
 }
@@ -134,27 +132,6 @@ func (e entry) items() ([]Item, error) {
 		err = errors.New("the alias stands for nothing")
 	}
 	return items, err
-}
-
-// Check says everything that is wrong with the table: mistakes in items, names that stand in it twice, included files that cannot be read.
-func (t *Table) Check() error {
-	if t == nil || t.path == "" {
-		return nil
-	}
-	c := t.current()
-	all := slices.Clone(c.twice)
-	for _, e := range slices.SortedFunc(maps.Values(c.entries), func(a, b entry) int { return a.line - b.line }) {
-		items, err := e.items()
-		for _, item := range items {
-			if item.Kind == Include && err == nil {
-				_, err = ReadList(item.Path)
-			}
-		}
-		if err != nil {
-			all = append(all, fmt.Errorf("%s:%d: %w", t.path, e.line, err))
-		}
-	}
-	return errors.Join(all...)
 }
 
 func key(p address.Path) address.Path {
@@ -217,19 +194,19 @@ func (t *Table) read(v version) error {
 	if err != nil {
 		return err
 	}
-	c, err := parse(text, t.path)
-	if err != nil {
-		return err
+	c, wrong := parse(text)
+	if len(wrong) > 0 {
+		return join(t.path, append(wrong, c.check()...))
 	}
 	c.owner = owner
 	t.content = c
 	return nil
 }
 
-// parse finds the names in the text of an aliases file. The first ten lines that name nothing are told.
-func parse(text, path string) (content, error) {
+// parse finds the names in the text of an aliases file, and the lines that name nothing, which make it unfit for use.
+func parse(text string) (content, []mistake) {
 	c := content{entries: map[address.Path]entry{}}
-	var wrong []error
+	var wrong []mistake
 	var last entry // grows by the lines that continue it
 	var name address.Path
 	end := func() {
@@ -240,6 +217,9 @@ func parse(text, path string) (content, error) {
 	}
 	n, at, begun := 0, 0, false
 	for line := range strings.Lines(text) {
+		if len(wrong) > maxTold { // this is no aliases file
+			break
+		}
 		n++
 		from := at
 		at += len(line)
@@ -249,7 +229,7 @@ func parse(text, path string) (content, error) {
 			continue
 		case line[0] == ' ' || line[0] == '\t':
 			if !begun {
-				wrong = append(wrong, fmt.Errorf("%s:%d: the first line cannot begin with white space", path, n))
+				wrong = append(wrong, mistake{n, errors.New("the first line cannot begin with white space")})
 			} else if last.line > 0 {
 				last.text = text[last.from:at]
 			}
@@ -259,20 +239,18 @@ func parse(text, path string) (content, error) {
 		begun = true
 		p, colon, err := cutName(line)
 		if err != nil {
-			if wrong = append(wrong, fmt.Errorf("%s:%d: %w", path, n, err)); len(wrong) == 10 {
-				break
-			}
+			wrong = append(wrong, mistake{n, err})
 			continue
 		}
 		name = key(p)
 		if was, ok := c.entries[name]; ok { // the first counts, as Postfix has it
-			c.twice = append(c.twice, fmt.Errorf("%s:%d: %s stands in line %d already", path, n, strings.TrimSpace(line[:colon]), was.line))
+			c.twice = append(c.twice, mistake{n, fmt.Errorf("%s stands in line %d already", strings.TrimSpace(line[:colon]), was.line)})
 			continue
 		}
 		last = entry{line: n, from: from + colon + 1, text: text[from+colon+1 : at]}
 	}
 	end()
-	return c, errors.Join(wrong...)
+	return c, wrong
 }
 
 // cutName reads the name of a line "name: items" and finds its colon.

@@ -2,6 +2,7 @@ package alias
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -150,6 +151,73 @@ func TestLookup(t *testing.T) {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("Check says %q, want %q in it", err, want)
 		}
+	}
+}
+
+// TestCheck: all mistakes are told, each with its line, in their order, and what works is not one.
+func TestCheck(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir+"/plain", "#!/bin/sh\n")
+	write(t, dir+"/list", "ok\na b\n|\n")
+	a := load(t, strings.ReplaceAll(`ok: ok, alice
+c: d, \c
+d: C
+e: f, a b, c d
+f: g
+g: h@x.example
+h@x.example: f
+alice: alice, bob
+bob: bob, alice
+me: me
+run: |/bin/sh -c true, |sh, |DIR/none -x, |DIR/plain, |DIR
+long: :include:DIR/list, :include:DIR/none
+c: twice
+x: bob@c, \x
+`, "DIR", dir))
+	err := a.Check()
+	want := []string{
+		`:2: these aliases stand for each other: c, d; a user is written \c`,
+		`:4: "a b": address has no domain`,
+		`:4: "c d": address has no domain`,
+		`:5: these aliases stand for each other: f, g, h@x.example; a user is written \f`,
+		`:11: ` + dir + `/none does not exist`,
+		`:11: ` + dir + `/plain is not a program that can be run`,
+		`:11: ` + dir + ` is not a program that can be run`,
+		`:12: ` + dir + `/list:2: "a b": address has no domain`,
+		`:12: ` + dir + `/list:3: "|": there is no command`,
+		`:12: alias: open ` + dir + `/none: no such file or directory`,
+		`:13: c stands in line 2 already`,
+	}
+	if got, want := fmt.Sprint(err), a.path+strings.Join(want, "\n"+a.path); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	path := dir + "/aliases"
+	write(t, path, "no colon\na: b\nb: c d\nneither\n")
+	_, err = Load(path)
+	want = []string{":1: no colon; write name: address", `:3: "c d": address has no domain`, ":4: no colon; write name: address"}
+	if got, want := fmt.Sprint(err), path+strings.Join(want, "\n"+path); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	write(t, path, strings.Repeat("x\n", 1e6))
+	if _, err := Load(path); strings.Count(fmt.Sprint(err), "\n") != maxTold {
+		t.Errorf("%d lines", strings.Count(fmt.Sprint(err), "\n"))
+	}
+}
+
+func TestAddresses(t *testing.T) {
+	a := load(t, "team: bob, carol@y.example, |x, \\dave, Team\nbroken: a b\ninfo@x.example: eve, /file\n")
+	var got []string
+	for where, item := range a.Addresses() {
+		got = append(got, strings.TrimPrefix(where, a.path)+" "+item.String())
+	}
+	if want := `:1 bob :1 carol@y.example :1 \dave :1 \Team :3 eve@x.example`; strings.Join(got, " ") != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	for range a.Addresses() {
+		break
+	}
+	for range (*Table)(nil).Addresses() {
+		t.Error("a nil table has addresses")
 	}
 }
 
@@ -304,11 +372,12 @@ func FuzzParse(f *testing.F) {
 	f.Add(table)
 	f.Add(`"|/bin/x \"a, b\"", \bob, "/a b/", :include:/x, <a@b>`)
 	f.Fuzz(func(t *testing.T, s string) {
-		if c, err := parse(s, "f"); err == nil {
-			for _, e := range c.entries {
-				_, _ = e.items()
-			}
+		c, wrong := parse(s)
+		c.loops(nil)
+		for _, e := range c.entries {
+			_, _ = e.items()
 		}
+		_ = join("f", wrong)
 		items, err := ParseList(s, "f")
 		if err != nil {
 			return

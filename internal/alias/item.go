@@ -46,9 +46,10 @@ func (i Item) String() string {
 const MaxItems = 10_000
 
 // ParseList reads the text of a list: a .forward, an included file. Items are separated by commas and line ends; lines that begin with
-// "#" are comments. name stands in front of errors as "name:line: ".
+// "#" are comments. name stands in front of errors as "name:line: "; every mistake is told.
 func ParseList(text, name string) ([]Item, error) {
 	var items []Item
+	var wrong []mistake
 	n := 0
 	for line := range strings.Lines(text) {
 		n++
@@ -57,34 +58,42 @@ func ParseList(text, name string) ([]Item, error) {
 			continue
 		}
 		more, err := parseItems(line)
-		if err != nil {
-			return nil, fmt.Errorf("%s:%d: %w", name, n, err)
+		wrong = append(wrong, mistakes(n, err)...)
+		if items = append(items, more...); len(items)+len(wrong) > MaxItems {
+			wrong = append(wrong, mistake{n, fmt.Errorf("more than %d items", MaxItems)})
+			break
 		}
-		if items = append(items, more...); len(items) > MaxItems {
-			return nil, fmt.Errorf("%s:%d: more than %d items", name, n, MaxItems)
-		}
+	}
+	if len(wrong) > 0 {
+		return nil, join(name, wrong)
 	}
 	return items, nil
 }
 
-// parseItems reads items separated by commas.
+// parseItems reads items separated by commas. Its error joins all mistakes.
 func parseItems(s string) ([]Item, error) {
 	var items []Item
+	var wrong []error
 	for s != "" {
 		end, err := itemEnd(s)
 		if err != nil {
-			return nil, err
+			wrong = append(wrong, err)
+			break
 		}
 		if word := strings.TrimSpace(s[:end]); word != "" {
 			item, err := parseItem(word)
 			if err != nil {
-				return nil, err
+				wrong = append(wrong, err)
 			}
 			if items = append(items, item); len(items) > MaxItems {
-				return nil, fmt.Errorf("more than %d items", MaxItems)
+				wrong = append(wrong, fmt.Errorf("more than %d items", MaxItems))
+				break
 			}
 		}
 		s = strings.TrimPrefix(s[end:], ",")
+	}
+	if wrong != nil {
+		return nil, errors.Join(wrong...)
 	}
 	return items, nil
 }

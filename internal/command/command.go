@@ -5,6 +5,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -82,7 +83,7 @@ func Run(ctx context.Context, s Spec) *status.Error {
 	case !state.Exited():
 		return status.Temporary(451, "4.3.0", "Delivery program failed", fmt.Errorf("command: %s: %v: %s", program, state, output.text()))
 	default:
-		return outcome(state.ExitCode(), program, output.text())
+		return outcome(state.ExitCode(), program, output.text(), output.before())
 	}
 }
 
@@ -126,13 +127,13 @@ func find(args []string) (string, error) {
 	return "", fmt.Errorf("%q is in none of %s", name, searchPath)
 }
 
-// outcome reads exit status and last line of output.
-func outcome(code int, program, line string) *status.Error {
+// outcome reads exit status and last line of output. The line before it is for the log, as the programs of this suite give the cause there.
+func outcome(code int, program, line, before string) *status.Error {
 	s := sysexits.ToStatus(code)
 	if s == nil {
 		return nil
 	}
-	s.Err = fmt.Errorf("command: %s: exit status %d: %s", program, code, line)
+	s.Err = fmt.Errorf("command: %s: exit status %d: %s", program, code, cmp.Or(before, line))
 	line = strings.TrimPrefix(line, filepath.Base(program)+": ")
 	enhanced, text, ok := status.CutEnhanced(line)
 	if !ok {
@@ -159,8 +160,8 @@ func outcome(code int, program, line string) *status.Error {
 	return s
 }
 
-// lastLine is a writer that keeps the last line that has words in it, its first KiB.
-type lastLine struct{ last, current []byte }
+// lastLine is a writer that keeps the last two lines that have words in them, the first KiB of each.
+type lastLine struct{ previous, last, current []byte }
 
 func (l *lastLine) Write(p []byte) (int, error) {
 	const most = 1024
@@ -176,10 +177,13 @@ func (l *lastLine) Write(p []byte) (int, error) {
 
 func (l *lastLine) end() {
 	if len(strings.TrimSpace(string(l.current))) > 0 {
-		l.last = append(l.last[:0], l.current...)
+		l.previous, l.last = l.last, append(l.previous[:0], l.current...)
 	}
 	l.current = l.current[:0]
 }
+
+// before is the line in front of the last, "" where there is only one.
+func (l *lastLine) before() string { return status.Clean(string(l.previous)) }
 
 func (l *lastLine) text() string {
 	l.end()

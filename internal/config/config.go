@@ -5,11 +5,13 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -103,6 +105,9 @@ func Load(file string) (*Config, error) {
 	return Parse(f, file)
 }
 
+// maxFile bounds a configuration in octets.
+const maxFile = 1 << 20
+
 // Parse reads a configuration; name stands in front of errors as "name:line:column: ".
 func Parse(r io.Reader, name string) (*Config, error) {
 	c := &Config{
@@ -120,8 +125,14 @@ func Parse(r io.Reader, name string) (*Config, error) {
 			Concurrency: 20, Processes: 100},
 		Limits: Limits{MessageSize: 50 << 20, Recipients: 1000, Connections: 500, ConnectionsPerClient: 50, Hops: 50, MinFree: 64 << 20},
 	}
-	err := toml.NewDecoder(r).DisallowUnknownFields().Decode(c)
+	text, err := io.ReadAll(io.LimitReader(r, maxFile+1))
+	if err == nil && len(text) > maxFile {
+		err = errors.New("larger than 1 MiB")
+	}
 	if err != nil {
+		return nil, fmt.Errorf("cannot read configuration: %s: %w", name, err)
+	}
+	if err := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields().Decode(c); err != nil {
 		return nil, position(name, err)
 	}
 	if c.Hostname == "" {
@@ -129,13 +140,32 @@ func Parse(r io.Reader, name string) (*Config, error) {
 			return nil, fmt.Errorf("%s: hostname is not set and the host's own cannot be had: %w", name, err)
 		}
 	}
-	if c.Domains == nil {
-		c.Domains = []Domain{{strings.ToLower(c.Hostname)}}
+	own := Domain{strings.ToLower(c.Hostname)}
+	if c.Domains == nil || len(c.Domains) > 0 && !slices.Contains(c.Domains, own) {
+		c.Domains = append(c.Domains, own) // names without a domain, and reports, are completed with it
 	}
-	if err := c.check(); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+	if key, err := c.check(); err != nil {
+		return nil, fmt.Errorf("%s%s: %s: %w", name, locate(string(text), key), key, err)
 	}
 	return c, nil
+}
+
+// locate gives ":line:column" of the value of a key in a file that has been parsed; "" where the file does not name it.
+func locate(text, key string) string {
+	var table string
+	for n, line := range slices.Collect(strings.Lines(text)) {
+		word := strings.TrimSpace(line)
+		if strings.HasPrefix(word, "[") && !strings.Contains(word, "=") {
+			table = strings.Trim(strings.Fields(word + " #")[0], "[]") + "."
+			continue
+		}
+		left, right, ok := strings.Cut(line, "=")
+		if ok && table+strings.Trim(strings.TrimSpace(left), `"'`) == key {
+			column := len(left) + 1 + len(right) - len(strings.TrimLeft(right, " \t"))
+			return fmt.Sprintf(":%d:%d", n+1, column+1)
+		}
+	}
+	return ""
 }
 
 // position writes go-toml's errors, which know line and column, in one line each.
@@ -145,7 +175,11 @@ func position(name string, err error) error {
 		var all []error
 		for _, e := range missing.Errors {
 			row, col := e.Position()
-			all = append(all, fmt.Errorf("%s:%d:%d: unknown key %q", name, row, col, strings.Join(e.Key(), ".")))
+			hint := ""
+			if e.Key()[0] == "routes" {
+				hint = "; a domain is written in quotes"
+			}
+			all = append(all, fmt.Errorf("%s:%d:%d: unknown key %q%s", name, row, col, strings.Join(e.Key(), "."), hint))
 		}
 		return errors.Join(all...)
 	}
@@ -153,46 +187,61 @@ func position(name string, err error) error {
 	if errors.As(err, &bad) {
 		row, col := bad.Position()
 		text := strings.TrimPrefix(bad.Error(), "toml: ")
+		if what, _, ok := strings.Cut(text, " into struct field"); ok { // the rest names Go types
+			text = strings.Replace(what, "cannot decode TOML", "this key does not take a", 1)
+		}
 		if key := strings.Join(bad.Key(), "."); key != "" {
 			text = key + ": " + text
 		}
 		return fmt.Errorf("%s:%d:%d: %s", name, row, col, text)
 	}
-	return fmt.Errorf("%s: %w", name, err)
+	return fmt.Errorf("%s: %s", name, strings.TrimPrefix(err.Error(), "toml: "))
 }
 
-// check finds what no single value shows.
-func (c *Config) check() error {
-	q := c.Queue
-	switch {
-	case address.CheckDomain(c.Hostname) != nil:
-		return fmt.Errorf("hostname: %q is not a host name", c.Hostname)
-	case !strings.HasPrefix(c.Spool, "/"):
-		return fmt.Errorf("spool: %q is not an absolute path", c.Spool)
-	case len(q.Retry) != 2 || q.Retry[0] <= 0 || q.Retry[1] < q.Retry[0]:
-		return errors.New("queue.retry: two durations are needed, the first wait and the longest")
-	case q.Lifetime <= 0:
-		return errors.New("queue.lifetime: must be longer than nothing")
-	case q.Concurrency < 1 || q.Processes < 1:
-		return errors.New("queue: concurrency and processes must be 1 or more")
-	case c.SMTP.Port < 1 || c.SMTP.Port > 65535:
-		return fmt.Errorf("smtp.port: %d is not a port", c.SMTP.Port)
-	case c.Limits.Recipients < 100:
-		return errors.New("limits.recipients: must be 100 or more (RFC 5321 4.5.3.1.8)")
-	case c.Limits.Connections < 1 || c.Limits.ConnectionsPerClient < 1 || c.Limits.Hops < 1 || c.Limits.MessageSize < 64<<10:
-		return errors.New("limits: connections, connections_per_client and hops must be 1 or more, message_size 64KiB or more (RFC 5321 4.5.3.1.7)")
-	case !c.Mailbox.IsLocal():
-		return fmt.Errorf("mailbox: %q must be maildir:PATH or mbox:PATH", c.Mailbox)
+// check finds what no single value shows, and gives the key that is wrong.
+func (c *Config) check() (key string, err error) {
+	q, l := c.Queue, c.Limits
+	for _, n := range []struct {
+		key   string
+		value int
+	}{{"queue.concurrency", q.Concurrency}, {"queue.processes", q.Processes}, {"limits.connections", l.Connections},
+		{"limits.connections_per_client", l.ConnectionsPerClient}, {"limits.hops", l.Hops}} {
+		if n.value < 1 {
+			return n.key, errors.New("must be 1 or more")
+		}
 	}
-	if !strings.HasPrefix(c.Users, "/") && c.Users != "system" && !strings.HasPrefix(c.Users, "checkpassword:/") {
-		return fmt.Errorf("users: %q is neither \"system\", an absolute path nor checkpassword:/PROGRAM", c.Users)
+	switch {
+	case address.CheckDomain(c.Hostname) != nil || strings.Contains(c.Hostname, "_"):
+		return "hostname", fmt.Errorf("%q is not a host name", c.Hostname)
+	case !strings.HasPrefix(c.Spool, "/"):
+		return "spool", fmt.Errorf("%q is not an absolute path", c.Spool)
+	case len(q.Retry) != 2 || q.Retry[0] <= 0 || q.Retry[1] < q.Retry[0]:
+		return "queue.retry", errors.New("two durations are needed, the first wait and the longest")
+	case q.Lifetime <= 0:
+		return "queue.lifetime", errors.New("must be longer than nothing")
+	case c.SMTP.Port < 1 || c.SMTP.Port > 65535:
+		return "smtp.port", fmt.Errorf("%d is not a port", c.SMTP.Port)
+	case l.Recipients < 100:
+		return "limits.recipients", errors.New("must be 100 or more (RFC 5321 4.5.3.1.8)")
+	case l.MessageSize < 64<<10:
+		return "limits.message_size", errors.New("must be 64KiB or more (RFC 5321 4.5.3.1.7)")
+	case !c.Mailbox.IsLocal():
+		return "mailbox", fmt.Errorf("%q must be maildir:PATH or mbox:PATH", c.Mailbox)
+	case !strings.HasPrefix(c.Users, "/") && c.Users != "system" && !strings.HasPrefix(c.Users, "checkpassword:/"):
+		return "users", fmt.Errorf("%q is neither \"system\", an absolute path nor checkpassword:/PROGRAM", c.Users)
 	}
 	for domain := range c.Routes {
 		if d := strings.TrimPrefix(domain, "."); d != "*" && address.CheckDomain(d) != nil {
-			return fmt.Errorf("routes: %q is neither a domain, .domain nor *", domain)
+			return "routes." + domain, errors.New("the key is neither a domain, .domain nor *")
 		}
 	}
-	return nil
+	for _, server := range c.DNS.Servers {
+		_, withPort := netip.ParseAddrPort(server)
+		if _, err := netip.ParseAddr(server); err != nil && withPort != nil {
+			return "dns.servers", fmt.Errorf("%q is neither ADDRESS nor ADDRESS:PORT", server)
+		}
+	}
+	return "", nil
 }
 
 // hostname is the host's own full name: the kernel's when it has a dot, else the first alias in /etc/hosts that completes it.

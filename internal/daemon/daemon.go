@@ -7,16 +7,18 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
-
-	"github.com/spf13/cobra"
 
 	"github.com/postel-mail/postel/internal/activation"
 	"github.com/postel-mail/postel/internal/config"
 	"github.com/postel-mail/postel/internal/maillog"
 	"github.com/postel-mail/postel/internal/program"
 	"github.com/postel-mail/postel/internal/sysexits"
+	"github.com/postel-mail/postel/internal/userdb"
 )
 
 // Engine speaks a protocol on one connection.
@@ -29,14 +31,15 @@ type Daemon struct {
 	ImplicitTLS bool     // --tls
 	Log         *maillog.Log
 
-	idleExit string
-	current  atomic.Pointer[Engine] // what new sessions get; replaced by SIGHUP
+	idleExit  string
+	current   atomic.Pointer[Engine] // what new sessions get; replaced by SIGHUP
+	unreadKey atomic.Pointer[error]  // why the single session of a user goes without TLS
 }
 
 // New makes a server program; it takes no arguments besides flags.
 func New(usage, short, example string) *Daemon {
 	d := &Daemon{Program: program.New(usage, short, example)}
-	d.Args = cobra.NoArgs
+	d.Args = program.NoArgs
 	d.Flags().StringArrayVar(&d.Listen, "listen", nil, "listen on `ADDR`, as 127.0.0.1:25, :25 or unix:/PATH; may be repeated")
 	d.Flags().StringVar(&d.idleExit, "idle-exit", "", "exit after `DURATION` without a connection (default 60s as inetd wait, else never)")
 	return d
@@ -60,10 +63,21 @@ type Service struct {
 	Busy func(c *config.Config) string
 	// Serve is used for a connection in the place of the engine; nil: the engine's.
 	Serve func(conn *activation.Conn)
+	// Stopping is called when the server begins to stop; may be nil.
+	Stopping func()
 }
 
 // Run serves until a signal, the idle time, or the end of the single session. With --check it only loads. It is the RunE of a server.
 func (d *Daemon) Run(s Service) error {
+	var signals chan os.Signal
+	if !d.CheckOnly {
+		signals = activation.Signals() // they may come while tables are loaded
+	}
+	for _, addr := range d.Listen {
+		if err := activation.CheckAddress(addr); err != nil {
+			return sysexits.With(sysexits.Usage, fmt.Errorf("--listen: %w", err))
+		}
+	}
 	c, err := d.Config()
 	if err != nil {
 		return err
@@ -84,19 +98,41 @@ func (d *Daemon) Run(s Service) error {
 	if err != nil {
 		return err
 	}
-	if d.Single() {
-		return a.Run()
-	}
-	order := ""
-	if s.Order != nil {
-		order = s.Order()
-	}
-	d.Log.Start(program.Version, order)
+	a.Signals = signals
+	stop := d.announce(a, s)
 	if err := a.Run(); err != nil {
 		return err
 	}
-	d.Log.Stop("told to, or idle")
+	stop()
 	return nil
+}
+
+// announce makes a tell the log of the program's start, when it listens, and gives what tells of the end. A process that serves what it was
+// given, and no more, neither starts nor stops.
+func (d *Daemon) announce(a *activation.Server, s Service) (stop func()) {
+	started, reason := false, ""
+	a.Listening = func(addr string) {
+		if !started {
+			started = true
+			order := ""
+			if s.Order != nil {
+				order = s.Order()
+			}
+			d.Log.Start(program.Version, order)
+		}
+		d.Log.Listening(addr)
+	}
+	a.Stopping = func(why string) {
+		reason = why
+		if s.Stopping != nil {
+			s.Stopping()
+		}
+	}
+	return func() {
+		if started {
+			d.Log.Stop(reason)
+		}
+	}
 }
 
 func (d *Daemon) server(c *config.Config, s Service) (*activation.Server, error) {
@@ -110,20 +146,34 @@ func (d *Daemon) server(c *config.Config, s Service) (*activation.Server, error)
 	a := &activation.Server{
 		Listen: d.Listen, IdleExit: idle,
 		Limit: c.Limits.Connections, PerClient: c.Limits.ConnectionsPerClient,
-		Serve:     s.Serve,
-		Listening: d.Log.Listening,
-		Refused:   func(client string) { d.Log.Disconnect(client, "too many connections") },
-		Problem:   func(err error) { d.Log.Problem("", err) },
-		Panicked:  d.Log.Panic,
-		Reload:    func() { d.reload(s) },
+		Serve:    s.Serve,
+		Refused:  d.refused,
+		Problem:  func(err error) { d.Log.Problem("", err) },
+		Panicked: d.Log.Panic,
+		Reload:   func() { d.reload(s) },
 	}
 	if a.Serve == nil {
-		a.Serve = func(conn *activation.Conn) { (*d.current.Load()).ServeConn(conn) }
+		a.Serve = d.serve
 	}
 	if !d.ImplicitTLS {
 		a.Busy = s.Busy(c)
 	}
 	return a, nil
+}
+
+func (d *Daemon) serve(conn *activation.Conn) {
+	if err := d.unreadKey.Load(); err != nil && !conn.Private() {
+		d.Log.Problem("", *err)
+	}
+	(*d.current.Load()).ServeConn(conn)
+}
+
+func (d *Daemon) refused(client string, more int) {
+	text := "too many connections"
+	if more > 0 {
+		text += fmt.Sprintf(", like %d before it", more)
+	}
+	d.Log.Disconnect(client, text)
 }
 
 // reload reads configuration, tables and certificate again. Sessions that go on keep what they began with.
@@ -140,18 +190,42 @@ func (d *Daemon) reload(s Service) {
 	d.Log.ReloadFailed(err)
 }
 
+// NeedPasswords says what stands in the way of logging in. With --check that is an error; a server that stays tells it and goes on; for a single
+// session it is told when somebody tries. A server that only listens on UNIX sockets and trusts their clients (trusted) needs none.
+func (d *Daemon) NeedPasswords(users *userdb.DB, trusted bool) error {
+	onlyUnix := len(d.Listen) > 0 && !slices.ContainsFunc(d.Listen, func(a string) bool { return !strings.HasPrefix(a, "unix:") })
+	if trusted && onlyUnix || d.Single() && !d.CheckOnly {
+		return nil
+	}
+	err := users.CheckPasswords()
+	if err == nil || d.CheckOnly {
+		return err
+	}
+	d.Log.Problem("", err)
+	return nil
+}
+
 // TLS is the server's side of TLS, from 1.2 on (RFC 8996), with the certificate that the configuration names. Without one it is nil, and the server works
-// without offering verb, which is said once; with --tls that is an error.
+// without offering verb, which is said once; with --tls that is an error. A single session without --tls may lack the right to read the
+// key: a user who tries something by hand.
 func (d *Daemon) TLS(c *config.Config, verb string) (*tls.Config, error) {
 	pair, err := tls.LoadX509KeyPair(c.TLS.Certificate, c.TLS.Key)
-	if errors.Is(err, fs.ErrNotExist) && !d.ImplicitTLS {
-		if !d.CheckOnly && !d.Single() { // not for each connection
-			d.Log.Problem("", fmt.Errorf("%s is not offered, there is no certificate: %w", verb, err))
+	if err == nil {
+		return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}}, nil
+	}
+	missing := fmt.Errorf("%s is not offered, there is no certificate that can be read: %w", verb, err)
+	switch {
+	case d.ImplicitTLS:
+	case errors.Is(err, fs.ErrNotExist):
+		if d.CheckOnly {
+			d.Say(missing)
+		} else if !d.Single() { // not for each connection
+			d.Log.Problem("", missing)
 		}
 		return nil, nil
+	case errors.Is(err, fs.ErrPermission) && d.Single() && !d.CheckOnly:
+		d.unreadKey.Store(&missing)
+		return nil, nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the certificate %s with key %s: %w", c.TLS.Certificate, c.TLS.Key, err)
-	}
-	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}}, nil
+	return nil, fmt.Errorf("cannot read the certificate %s with key %s: %w", c.TLS.Certificate, c.TLS.Key, err)
 }

@@ -1,5 +1,5 @@
 // Package dsn writes delivery status notifications: RFC 3464 reports in the multipart/report of RFC 6522, with the international forms
-// of RFC 6533 where the message itself needed SMTPUTF8. When one is due, and to whom, is the runner's affair (RFC 3461).
+// of RFC 6533 where the sender's own address needs SMTPUTF8. A report is plain ASCII otherwise, whatever the message was, so that every server can take it. When one is due, and to whom, is the runner's affair (RFC 3461).
 package dsn
 
 import (
@@ -7,9 +7,11 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/postel-mail/postel/internal/address"
 	"github.com/postel-mail/postel/internal/envelope"
 	"github.com/postel-mail/postel/internal/status"
 )
@@ -44,21 +46,24 @@ type Report struct {
 type Recipient struct {
 	envelope.Recipient
 	Err     *status.Error // the answer; nil for success
-	Relay   string        // who gave it: "host[address]:port", or "" for this host
+	Relay   string        // who was asked: "host[address]:port", "pipe", or "" for nobody
+	Said    bool          // the answer is in that host's own words
 	Attempt time.Time     // of the last attempt
 }
 
 // Envelope is the report's own: from the null path to the sender, never reported on itself (RFC 3461 6.1).
 func (r *Report) Envelope() *envelope.Envelope {
 	e := &envelope.Envelope{
-		UID: -1, Client: "local", SMTPUTF8: r.Message.SMTPUTF8, EnvID: "",
+		UID: -1, Client: "local", SMTPUTF8: r.international(),
 		Rcpts: []envelope.Recipient{{To: r.Message.From, Notify: "NEVER"}},
 	}
-	if r.Message.Body == "8BITMIME" || r.Message.SMTPUTF8 {
+	if e.SMTPUTF8 {
 		e.Body = "8BITMIME"
 	}
 	return e
 }
+
+func (r *Report) international() bool { return r.Message.SMTPUTF8 && r.Message.From.NeedsUTF8() }
 
 var subjects = map[Action]string{
 	Failed:    "Undelivered mail returned to sender",
@@ -79,7 +84,7 @@ var intros = map[Action]string{
 
 // WriteTo writes the report as a message, lines ending in CRLF.
 func (r *Report) WriteTo(out io.Writer) (int64, error) {
-	w := &writer{w: bufio.NewWriterSize(out, 32<<10), ascii: !r.Message.SMTPUTF8}
+	w := &writer{w: bufio.NewWriterSize(out, 32<<10), ascii: !r.international()}
 	boundary := "=_postel_" + rand.Text()
 	w.line("Date: %s", r.Now.Format("Mon, 02 Jan 2006 15:04:05 -0700"))
 	w.line("From: Mail Delivery System <MAILER-DAEMON@%s>", r.Hostname)
@@ -89,7 +94,7 @@ func (r *Report) WriteTo(out io.Writer) (int64, error) {
 	w.line("Auto-Submitted: auto-replied")
 	w.line("MIME-Version: 1.0")
 	w.line("Content-Type: multipart/report; report-type=delivery-status;\r\n\tboundary=\"%s\"", boundary)
-	if !w.ascii || r.Message.Body == "8BITMIME" {
+	if !w.ascii {
 		w.line("Content-Transfer-Encoding: 8bit")
 	}
 	w.line("")
@@ -118,7 +123,7 @@ func (r *Report) writeText(w *writer, boundary string) {
 		w.line("%s", rcpt.To.Angle())
 		if rcpt.Err != nil {
 			said := rcpt.Err.Reply()
-			if rcpt.Relay != "" {
+			if rcpt.Said {
 				said = rcpt.Relay + " said: " + said
 			} else if rcpt.Err.Err != nil {
 				said += " (" + rcpt.Err.Err.Error() + ")"
@@ -134,9 +139,9 @@ func (r *Report) writeText(w *writer, boundary string) {
 }
 
 func (r *Report) writeStatus(w *writer, boundary string) {
-	kind, addr := "message/delivery-status", "rfc822"
+	kind := "message/delivery-status"
 	if !w.ascii {
-		kind, addr = "message/global-delivery-status", "utf-8"
+		kind = "message/global-delivery-status"
 	}
 	w.line("--%s", boundary)
 	w.line("Content-Type: %s", kind)
@@ -155,19 +160,19 @@ func (r *Report) writeStatus(w *writer, boundary string) {
 		if rcpt.ORcpt != "" {
 			w.line("Original-Recipient: %s", strings.Replace(rcpt.ORcpt, ";", "; ", 1))
 		}
-		w.line("Final-Recipient: %s; %s", addr, rcpt.To)
+		w.line("Final-Recipient: %s", finalRecipient(rcpt.To, w.ascii))
 		w.line("Action: %s", r.Action)
 		code := "2.0.0"
 		if rcpt.Err != nil {
 			code = rcpt.Err.Enhanced
 		}
 		w.line("Status: %s", code)
-		if host, _, _ := strings.Cut(rcpt.Relay, "["); host != "" && !strings.ContainsAny(host, ":/ ") {
+		if host, _, _ := strings.Cut(rcpt.Relay, "["); rcpt.Said && host != "" && !strings.ContainsAny(host, ":/ ") {
 			w.line("Remote-MTA: dns; %s", host)
 		}
 		if rcpt.Err != nil {
 			kind := "x-postel"
-			if rcpt.Relay != "" {
+			if rcpt.Said {
 				kind = "smtp"
 			}
 			w.line("Diagnostic-Code: %s; %s", kind, status.Clean(rcpt.Err.Reply()))
@@ -182,9 +187,30 @@ func (r *Report) writeStatus(w *writer, boundary string) {
 	w.line("")
 }
 
-// writeOriginal returns the message or its header. Success and delay bring back the header alone (RFC 3461 6.2).
+// finalRecipient is the value of that field; in ASCII an international address is written as RFC 6533 3 has it for such a report.
+func finalRecipient(p address.Path, ascii bool) string {
+	switch {
+	case p.IsASCII():
+		return "rfc822; " + p.String()
+	case !ascii:
+		return "utf-8; " + p.String()
+	}
+	var b strings.Builder
+	for _, r := range p.String() {
+		if r > ' ' && r < 0x7f && r != '\\' && r != '+' && r != '=' {
+			b.WriteRune(r)
+		} else {
+			fmt.Fprintf(&b, "\\x{%X}", r)
+		}
+	}
+	return "utf-8; " + b.String()
+}
+
+// writeOriginal returns the message or its header. Success and delay bring back the header alone (RFC 3461 6.2), and so does a message that is not ASCII where the
+// report must be: its header then has "?" for what is not.
 func (r *Report) writeOriginal(w *writer, boundary string) error {
-	whole := r.Action == Failed && (r.Message.Ret == "FULL" || r.Message.Ret == "" && r.Size <= maxReturned)
+	whole := r.Action == Failed && (r.Message.Ret == "FULL" || r.Message.Ret == "" && r.Size <= maxReturned) &&
+		(!w.ascii || r.Message.Body == "" && !r.Message.SMTPUTF8)
 	kind := "text/rfc822-headers"
 	switch {
 	case whole && w.ascii:
@@ -196,7 +222,7 @@ func (r *Report) writeOriginal(w *writer, boundary string) error {
 	}
 	w.line("--%s", boundary)
 	w.line("Content-Type: %s", kind)
-	if !w.ascii || r.Message.Body == "8BITMIME" {
+	if !w.ascii {
 		w.line("Content-Transfer-Encoding: 8bit")
 	}
 	w.line("")
@@ -204,8 +230,7 @@ func (r *Report) writeOriginal(w *writer, boundary string) error {
 		return err
 	}
 	if whole {
-		n, err := io.Copy(w.w, r.Original)
-		w.n += n
+		_, err := io.Copy(w, r.Original)
 		return err
 	}
 	return copyHeader(w, r.Original)
@@ -221,8 +246,7 @@ func copyHeader(w *writer, r io.Reader) error {
 			return nil
 		}
 		start = err == nil
-		n, werr := w.w.Write(part)
-		w.n += int64(n)
+		_, werr := w.Write(part)
 		switch {
 		case werr != nil:
 			return werr
@@ -240,6 +264,23 @@ type writer struct {
 	n     int64
 	ascii bool // what is not ASCII becomes "?"
 }
+
+// Write writes octets of the message.
+func (w *writer) Write(p []byte) (int, error) {
+	if w.ascii && slices.ContainsFunc(p, isHigh) {
+		p = slices.Clone(p)
+		for i, c := range p {
+			if isHigh(c) {
+				p[i] = '?'
+			}
+		}
+	}
+	n, err := w.w.Write(p)
+	w.n += int64(n)
+	return n, err
+}
+
+func isHigh(c byte) bool { return c >= 0x80 }
 
 func (w *writer) line(format string, args ...any) {
 	s := fmt.Sprintf(format, args...)

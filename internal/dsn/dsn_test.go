@@ -23,7 +23,7 @@ func report(action Action, ret string) *Report {
 			From: address.Path{Local: "a", Domain: "north.example"}},
 		Rcpts: []Recipient{{
 			Recipient: envelope.Recipient{To: address.Path{Local: "b", Domain: "south.example"}, ORcpt: "rfc822;old@south.example"},
-			Err:       status.Permanent(550, "5.1.1", "no such user\r\nX: y ü", errors.New("secret path")), Relay: "mx.south.example[192.0.2.1]:25",
+			Err:       status.Permanent(550, "5.1.1", "no such user\r\nX: y ü", errors.New("secret path")), Relay: "mx.south.example[192.0.2.1]:25", Said: true,
 		}},
 		Original: strings.NewReader(original), Size: int64(len(original)), Until: time.Date(2026, 1, 6, 0, 0, 0, 0, time.UTC),
 	}
@@ -121,6 +121,7 @@ func TestReturnedPart(t *testing.T) {
 func TestInternational(t *testing.T) {
 	r := report(Failed, "HDRS")
 	r.Message.SMTPUTF8 = true
+	r.Message.From.Local = "ägid"
 	r.Rcpts[0].To.Local = "jörg"
 	_, types, contents := parts(t, r)
 	if types[1] != "message/global-delivery-status" || types[2] != "message/global-headers" || !strings.Contains(contents[1], "Final-Recipient: utf-8; jörg@south.example\r\n") {
@@ -128,5 +129,40 @@ func TestInternational(t *testing.T) {
 	}
 	if e := r.Envelope(); !e.SMTPUTF8 || e.Body != "8BITMIME" || !e.From.IsNull() || e.Rcpts[0].Notify != "NEVER" {
 		t.Errorf("%+v", e)
+	}
+}
+
+// TestASCII: a sender whose address is ASCII gets a report that is, whatever the message was.
+func TestASCII(t *testing.T) {
+	const eight = "Subject: z\xc3\xbc\r\n\r\nz\xc3\xbc\r\n"
+	for _, smtputf8 := range []bool{false, true} {
+		r := report(Failed, "FULL")
+		r.Message.Body, r.Message.SMTPUTF8 = "8BITMIME", smtputf8
+		r.Rcpts[0].To.Local = "jörg"
+		r.Original, r.Size = strings.NewReader(eight), int64(len(eight))
+		header, types, contents := parts(t, r)
+		all := header + strings.Join(contents, "")
+		if strings.ContainsFunc(all, func(c rune) bool { return c >= 0x80 }) {
+			t.Errorf("not ASCII: %q", all)
+		}
+		if types[2] != "text/rfc822-headers" || contents[2] != "Subject: z??\r\n" {
+			t.Errorf("%s %q", types[2], contents[2])
+		}
+		if want := "Final-Recipient: utf-8; j\\x{F6}rg@south.example\r\n"; !strings.Contains(contents[1], want) {
+			t.Errorf("status lacks %q:\n%s", want, contents[1])
+		}
+		if e := r.Envelope(); e.SMTPUTF8 || e.Body != "" {
+			t.Errorf("%+v", e)
+		}
+	}
+}
+
+// TestNobodySaid: what this host found out itself is not put into another host's mouth.
+func TestNobodySaid(t *testing.T) {
+	r := report(Failed, "HDRS")
+	r.Rcpts[0].Said = false
+	_, _, contents := parts(t, r)
+	if strings.Contains(contents[0], " said: ") || strings.Contains(contents[1], "Remote-MTA") || !strings.Contains(contents[1], "Diagnostic-Code: x-postel; 550") {
+		t.Errorf("%s\n%s", contents[0], contents[1])
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -169,6 +170,37 @@ func TestDotLock(t *testing.T) {
 		if err == nil {
 			unlock()
 		} else if err := d.Remove("m.lock"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestDotLockSteal: of many who find the same lock left behind, one gets it.
+func TestDotLockSteal(t *testing.T) {
+	dead := exec.Command("true")
+	if err := dead.Run(); err != nil {
+		t.Fatal(err)
+	}
+	host, _ := os.Hostname()
+	d := openTemp(t)
+	holders := make(chan func() error, 4)
+	for round := range 1000 {
+		write(t, d, "m.lock", fmt.Sprintf("%d:%s", dead.Process.Pid, host))
+		var wg sync.WaitGroup
+		for range cap(holders) {
+			wg.Go(func() {
+				if unlock, err := d.DotLock("m"); err == nil {
+					holders <- unlock
+				} else if !errors.Is(err, ErrLocked) {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if n := len(holders); n != 1 {
+			t.Fatalf("round %d: %d holders", round, n)
+		}
+		if err := (<-holders)(); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -77,23 +77,43 @@ func (d *Dir) DotLock(name string) (unlock func() error, err error) {
 		if !errors.Is(err, fs.ErrExist) {
 			return nil, err
 		}
-		if !d.stale(lock) {
-			return nil, ErrLocked
-		}
-		if err := d.Remove(lock); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := d.steal(lock); err != nil {
 			return nil, err
 		}
 	}
 	return nil, ErrLocked
 }
 
-// stale reports whether the holder of a lock file is provably gone.
-func (d *Dir) stale(lock string) bool {
+// steal removes a lock file that is left behind, and fails with ErrLocked where its holder may be alive. Whoever removes one has its flock:
+// otherwise a second thief, who found the same file stale, would remove the new lock of the first.
+func (d *Dir) steal(lock string) error {
 	f, err := d.Open(lock, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
-		return errors.Is(err, fs.ErrNotExist)
+		return ErrLocked
 	}
 	defer f.Close()
+	if !isStale(f) || TryFlock(f) != nil {
+		return ErrLocked
+	}
+	var opened, named unix.Stat_t
+	err = unix.Fstat(int(f.Fd()), &opened)
+	if err == nil {
+		err = unix.Fstatat(d.fd, lock, &named, unix.AT_SYMLINK_NOFOLLOW)
+	}
+	switch {
+	case errors.Is(err, unix.ENOENT) || err == nil && (opened.Ino != named.Ino || opened.Dev != named.Dev):
+		return nil // another was faster
+	case err != nil:
+		return d.fail("stat", lock, err)
+	}
+	return d.Remove(lock)
+}
+
+// isStale reports whether the holder of a lock file is provably gone.
+func isStale(f *os.File) bool {
 	st, err := f.Stat()
 	if err != nil || !st.Mode().IsRegular() {
 		return false

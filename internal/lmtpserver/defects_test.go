@@ -190,7 +190,7 @@ func TestDefectN(t *testing.T) {
 // o: a bad sequence was 502, NOOP with a blank 501.
 func TestDefectO(t *testing.T) {
 	h := newHost()
-	out := h.run(mail + hello + rcpt + "DATA\r\n" + mail + "DATA\r\nNOOP \r\nNOOP x\r\nBDAT 3\r\nabcBDAT 0\r\n" + rcpt + "BDAT 3\r\nabc" + rcpt + mail + "DATA\r\nRSET\r\n" + rcpt)
+	out := h.run(mail+hello+rcpt+"DATA\r\n", mail+"DATA\r\n", "NOOP \r\nNOOP x\r\nBDAT 3\r\nabcBDAT 0\r\n"+rcpt+"BDAT 3\r\nabc"+rcpt+mail+"DATA\r\n", "RSET\r\n"+rcpt)
 	check(t, "replies", codes(out), "220, 503 5.5.1, 250, 503 5.5.1, 503 5.5.1, 250 2.1.0, 503 5.5.1, 250 2.0.0, 250 2.0.0, 503 5.5.1, 503 5.5.1, "+
 		"250 2.1.5, 250 2.0.0, 503 5.5.1, 503 5.5.1, 503 5.5.1, 250 2.0.0, 503 5.5.1")
 }

@@ -45,7 +45,7 @@ func TestDialog(t *testing.T) {
 		{"DATA between chunks", head + "BDAT 3\r\nHi\rDATA\r\n", headOK + ", 250 2.0.0, 503 5.5.1", ""},
 		{"SMTP's greetings", "HELO x\r\nEHLO x\r\n", "220, 500 5.5.1, 500 5.5.1", ""},
 		{"a browser", "POST / HTTP/1.1\r\nHost: localhost\r\n\r\n" + head, "220, 421 4.7.0", ""},
-		{"unknown verbs", hello + "XYZZ\r\nX\r\nXY Z\r\n\r\n" + hello, "220, 250, 500 5.5.2, 501 5.5.2, 500 5.5.2, 500 5.5.2, 500 5.5.1", ""},
+		{"unknown verbs", hello + "XYZZ\r\nX\r\nXY Z\r\n\r\n" + hello, "220, 250, 500 5.5.2, 501 5.5.2, 500 5.5.2, 500 5.5.2, 421 4.7.0", ""},
 		{"bad addresses", hello + "MAIL FROM:a@b.example\r\nMAIL FROM:<a>\r\nMAIL FROM:<a@b.example>x\r\nMAIL a@b.example\r\nMAIL\r\nRCPT TO:<>\r\n" + mail + "RCPT TO:<>\r\nRCPT TO:<a@>\r\n",
 			"220, 250, 501 5.1.7, 501 5.1.7, 501 5.1.7, 501 5.5.4, 501 5.5.4, 501 5.1.3, 250 2.1.0, 501 5.1.3, 501 5.1.3", ""},
 		{"DSN is not offered", hello + "MAIL FROM:<a@b.example> RET=FULL\r\n" + mail + "RCPT TO:<to@own.example> NOTIFY=NEVER\r\n", "220, 250, 504 5.5.4, 250 2.1.0, 504 5.5.4", ""},
@@ -74,9 +74,68 @@ func TestDialog(t *testing.T) {
 	}
 }
 
+// A message that was sent behind a refused DATA, without waiting, must not run as commands.
+func TestRefusedDATA(t *testing.T) {
+	evil := mail + rcpt + "DATA\r\nsmuggled\r\n.\r\n"
+	for _, c := range []struct{ name, in, replies string }{
+		{"no recipient", hello + mail + "RCPT TO:<unknown@own.example>\r\nDATA\r\n" + evil, "220, 250, 250 2.1.0, 550 5.1.1, 503 5.5.1"},
+		{"no transaction", hello + "DATA\r\n" + evil, "220, 250, 503 5.5.1"},
+		{"argument", head + "DATA now\r\n" + evil, headOK + ", 501 5.5.4"},
+		{"between chunks", head + "BDAT 3\r\nabcDATA\r\n" + evil, headOK + ", 250 2.0.0, 503 5.5.1"},
+	} {
+		h := newHost()
+		check(t, c.name+": replies", codes(h.run(c.in)), c.replies)
+		check(t, c.name+": delivered", h.got(), "")
+		if !strings.Contains(h.log.String(), "without waiting for 354") {
+			t.Errorf("%s: log: %s", c.name, h.log.String())
+		}
+	}
+}
+
+// A client that sends no message is sent away in the end; one that does may go on for ever.
+func TestFloods(t *testing.T) {
+	for _, c := range []struct {
+		name, first, again string
+		n                  int // times that again is answered before the end
+		answers            int // to one again
+	}{
+		{"NOOP", hello, "NOOP\r\n", maxIdle - 1, 1},
+		{"RSET", hello, "RSET\r\n", maxIdle - 1, 1},
+		{"LHLO", hello, hello, maxIdle - 1, 1},
+		{"transactions", hello, mail + rcpt + "RSET\r\n", maxIdle / 2, 3},
+		{"refused MAIL", hello, "MAIL FROM:<nonsense>\r\n", maxErrors, 1},
+		{"refused DATA", hello, "DATA\r\n", maxErrors, 1},
+		{"refused BDAT", hello, "BDAT 1\r\nx", maxErrors, 1},
+		{"unknown recipients", hello + mail, "RCPT TO:<unknown@own.example>\r\n", 100, 1},
+		{"recipients over the limit", hello + mail, rcpt, 200, 1},
+		{"empty chunks", head, "BDAT 0\r\n", maxIdle - 2, 1},
+	} {
+		h := newHost()
+		pieces := []any{c.first}
+		for range 1000 {
+			pieces = append(pieces, c.again)
+		}
+		all := strings.Split(codes(h.run(pieces...)), ", ")
+		if last := all[len(all)-1]; last != "421 4.7.0" {
+			t.Errorf("%s: the last reply is %s", c.name, last)
+		}
+		greeting := strings.Count(c.first, "\n") + 1
+		if got := len(all) - 1 - greeting; got > c.n*c.answers || got < (c.n-1)*c.answers {
+			t.Errorf("%s: %d replies before the end, want %d", c.name, got, c.n*c.answers)
+		}
+	}
+	for _, message := range []string{mail + "NOOP\r\n" + "RCPT TO:<unknown@own.example>\r\n" + rcpt + "DATA\r\nx\r\n.\r\n", mail + rcpt + "BDAT 2 LAST\r\nx\n" + mail + rcpt + "BDAT 3 LAST\r\nx\r\n"} {
+		h := newHost()
+		out := h.run(hello + strings.Repeat(message, 300) + "QUIT\r\n")
+		if got := codes(out); !strings.HasSuffix(got, ", 221 2.0.0") {
+			t.Errorf("%q: the session ends with %s", message, got[max(0, len(got)-100):])
+		}
+	}
+}
+
 // Wherever packets begin and end, the replies are the same.
 func TestSplits(t *testing.T) {
-	in := head + "DATA\r\n.\r.\r\n..\r\nx\r\r\n.\r\n" + mail + rcpt + "BDAT 5\r\n\r\n.\r\nBDAT 0\r\nBDAT 2 LAST\r\n\r\nNOOP\r\nDATA\r\nQUIT\r\n"
+	in := head + "DATA\r\n.\r.\r\n..\r\nx\r\r\n.\r\n" + mail + rcpt + "BDAT 5\r\n\r\n.\r\nBDAT 0\r\nBDAT 2 LAST\r\n\r\nNOOP\r\nRSET\r\nQUIT\r\n"
 	whole := newHost()
 	replies := whole.run(in)
 	want := codes(replies)

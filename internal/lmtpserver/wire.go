@@ -19,6 +19,8 @@ import (
 const (
 	maxLine   = 4096     // octets of a command with its CRLF
 	blockSize = 32 << 10 // octets of a body read at once
+	maxErrors = 20       // refused commands that are no RCPT
+	maxIdle   = 100      // commands without a message
 )
 
 var (
@@ -42,6 +44,12 @@ type wire struct {
 	hand   []byte // what the engine gets next
 	chunk  int64  // octets of a BDAT chunk that it gets behind that
 	verb   string // of the command that the engine has
+	last   bool   // it is a BDAT LAST
+	first  bool   // it has not been answered yet
+	maxBad int    // refused recipients
+	errors int    // since the last message: refused commands,
+	bad    int    // refused recipients,
+	idle   int    // commands that send nothing
 	path   address.Path
 	err    error  // every later Read of the engine
 	why    string // why the session ended, where it was not the client's wish
@@ -50,7 +58,7 @@ type wire struct {
 }
 
 func newWire(c *activation.Conn, s *Server, open func() bool) *wire {
-	return &wire{Conn: c, host: s.Hostname, log: s.Log, open: open, buf: make([]byte, maxLine), closed: make(chan struct{})}
+	return &wire{Conn: c, host: s.Hostname, log: s.Log, open: open, maxBad: max(maxErrors, s.MaxRecipients), buf: make([]byte, maxLine), closed: make(chan struct{})}
 }
 
 // Read gives the engine what it may see. A bug in here costs this connection; the engine would let it take the program down.
@@ -72,7 +80,7 @@ func (w *wire) Read(p []byte) (n int, err error) {
 			continue
 		}
 		if reply := w.command(line); reply != "" {
-			if _, err := w.Conn.Write([]byte(reply + "\r\n")); err != nil {
+			if _, err := w.Write([]byte(reply + "\r\n")); err != nil {
 				w.end(err)
 			}
 		}
@@ -170,11 +178,15 @@ func (w *wire) end(err error) {
 // command looks at one command line. It gives the reply where that can be said here; otherwise what the engine gets is in hand.
 func (w *wire) command(line string) (reply string) {
 	line = strings.TrimRight(line, " ")
+	w.verb, w.first = "", true
 	if !utf8.ValidString(line) || strings.ContainsFunc(line, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 		return "500 5.5.2 Command has a character that is not allowed"
 	}
 	verb, arg, _ := strings.Cut(line, " ")
-	w.verb = strings.ToUpper(verb)
+	w.verb, w.first = strings.ToUpper(verb), true
+	if w.verb != "RCPT" && w.verb != "DATA" && w.verb != "BDAT" {
+		w.idle++
+	}
 	switch w.verb {
 	case "GET", "POST", "HEAD", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH": // a browser sent here by a web page
 		w.err, w.why = io.EOF, "HTTP"
@@ -232,7 +244,11 @@ func (w *wire) bdat(line, arg string) (reply string) {
 		w.err, w.why = io.EOF, "malformed BDAT"
 		return "501 5.5.4 Syntax: BDAT size [LAST]"
 	}
-	if n == 0 && len(f) == 1 && w.open() {
+	w.last = len(f) == 2
+	if n == 0 && !w.last {
+		w.idle++
+	}
+	if n == 0 && !w.last && w.open() {
 		return "250 2.0.0 Ok" // would leave the engine's body reader without a chunk to wait for
 	}
 	if n > 0 && w.r == w.w {
@@ -246,10 +262,41 @@ func (w *wire) bdat(line, arg string) (reply string) {
 	return ""
 }
 
-// Write sends the engine's reply. It writes one line at a time.
+// Write sends a reply: the engine's, which it writes one line at a time, or one of wire's own.
 func (w *wire) Write(p []byte) (int, error) {
 	_, err := w.Conn.Write(w.reword(p))
+	if w.first && len(p) > 3 && p[3] != '-' {
+		w.first = false
+		w.judge(p[0] == '4' || p[0] == '5')
+	}
 	return len(p), err
+}
+
+// judge ends the session when a command was refused, or not, that is one too many. A refused DATA ends it too when something
+// stands behind it: a client that did not wait for 354, as RFC 2920 3.1 demands, has sent its message, and that must not run as commands.
+func (w *wire) judge(refused bool) {
+	switch {
+	case !refused && (w.verb == "DATA" || w.verb == "BDAT" && w.last):
+		w.errors, w.bad, w.idle = 0, 0, 0
+	case refused && w.verb == "RCPT":
+		w.bad++
+	case refused:
+		w.errors++
+	}
+	switch {
+	case w.err != nil:
+	case refused && w.verb == "DATA" && w.r < w.w:
+		w.err, w.why = io.EOF, "message sent without waiting for 354"
+	case w.errors >= maxErrors || w.bad >= w.maxBad:
+		w.tooMany("too many errors", "Too many errors")
+	case w.idle >= maxIdle:
+		w.tooMany("too many commands without a message", "Too many commands without a message")
+	}
+}
+
+func (w *wire) tooMany(why, text string) {
+	w.err, w.why = io.EOF, why
+	_, _ = w.Conn.Write([]byte("421 4.7.0 " + text + "\r\n")) // the session is over either way
 }
 
 // okReplies are the replies to commands that succeeded.
@@ -267,6 +314,10 @@ func (w *wire) reword(p []byte) []byte {
 		return append([]byte("503 5.5.1 "), p[len("502 5.5.1 "):]...)
 	case bytes.HasPrefix(p, []byte("500 5.5.2 Syntax errors")):
 		return []byte("500 5.5.2 Command unrecognized\r\n")
+	case bytes.HasPrefix(p, []byte("500 5.5.1 Too many errors.")): // of commands that it does not know
+		return []byte("421 4.7.0 Too many errors\r\n")
+	case w.verb == "" && bytes.HasPrefix(p, []byte("220 ")):
+		return []byte("220 " + w.host + " LMTP postel\r\n")
 	}
 	return p
 }

@@ -1,4 +1,4 @@
-// Package longlines makes the lines of a message's body fit into SMTP (RFC 5321 4.5.3.1.6), for mail that a program submits: it finds the parts whose lines are too
+// Package longlines makes the lines of a message's body fit into SMTP (RFC 5321 4.5.3.1.6), also those with NULs, for mail that a program submits: it finds the parts whose lines are too
 // long in the MIME structure (RFC 2045, 2046), and encodes these anew. It knows no more of MIME than that takes.
 package longlines
 
@@ -24,7 +24,7 @@ type edit struct {
 	recode   func(io.Writer) io.WriteCloser
 }
 
-// New looks in a body with CRLF line ends for lines over 998 octets (RFC 5322 2.1.1), and changes h so that it is true of the
+// New looks in a body with CRLF line ends for lines over 998 octets (RFC 5322 2.1.1) or with a NUL, and changes h so that it is true of the
 // body that Copy will write. A part whose content stands there as it is, whatever its type, becomes quoted-printable; the lines of
 // a part that is base64 or quoted-printable already are broken anew. What the content decodes to stays the same.
 //

@@ -65,6 +65,8 @@ func TestLongLines(t *testing.T) {
 		{"plain", "A: 1\n\n" + long + " \nb\n", "A: 1\nMIME-Version: 1.0\nContent-Type: text/plain; charset=us-ascii\n" + qp + "\n" + quoted(long+" \nb\n")},
 		{"utf-8", "\n" + long + "\u00fc\n", "MIME-Version: 1.0\nContent-Type: text/plain; charset=utf-8\n" + qp + "\n" + quoted(long+"\u00fc\n")},
 		{"latin-1", "\n" + long + "\xfc\n", "MIME-Version: 1.0\nContent-Type: text/plain; charset=unknown-8bit\n" + qp + "\n" + quoted(long+"\xfc\n")},
+		{"NUL", "A: 1\n\na\x00b\n", "A: 1\nMIME-Version: 1.0\nContent-Type: text/plain; charset=us-ascii\n" + qp + "\na=00b\n"},
+		{"NUL in one part", multi("Content-Type: text/plain\n", "a\x00b"), multi("Content-Type: text/plain\n"+qp, "a=00b")},
 		{"labelled", "MIME-Version: 1.0\nContent-Transfer-Encoding: 8BIT\nContent-Type: text/html\n\n" + long + "\n",
 			"MIME-Version: 1.0\n" + qp + "Content-Type: text/html\n\n" + quoted(long+"\n")},
 		{"one part", multi("Content-Type: text/plain\n", long), multi("Content-Type: text/plain\n"+qp, quoted(long))},
@@ -83,6 +85,8 @@ func TestLongLines(t *testing.T) {
 			multi("Content-Type: multipart/alternative; boundary=in\n", "--in\nContent-Type: text/x\n"+qp+"\n"+quoted(long))},
 
 		{"signed", strings.Replace(multi("Content-Type: text/plain\n", long), "mixed", "signed", 1), ""},
+		{"NUL in a signed part", strings.Replace(multi("Content-Type: text/plain\n", "a\x00b"), "mixed", "signed", 1), ""},
+		{"NUL around parts", strings.Replace(multi("", "x"), "preamble", "\x00", 1), ""},
 		{"signed inside", multi("Content-Type: multipart/signed; boundary=in\n", "--in\nContent-Type: text/x\n\n"+long+"\n--in--"), ""},
 		{"preamble", strings.Replace(multi("", "x"), "preamble", long, 1), ""},
 		{"part header", multi("Content-Type: text/plain; x="+long+"\n", "x"), ""},

@@ -33,7 +33,7 @@ type entity struct {
 	fieldTo    int64 // and ends
 	headerEnd  int64 // offset of the empty line behind its header
 	start, end int64 // its content, without the line end that belongs to a boundary behind
-	long       bool  // its content has a line over 998 octets
+	long       bool  // its content has a line over 998 octets, or a NUL
 	charset    charset
 }
 
@@ -110,7 +110,7 @@ func (s *scanner) take(b []byte, last bool) {
 	case s.state == inHeader:
 		s.header(b, first)
 	case s.state == inContent:
-		s.part.long = s.part.long || s.line > message.MaxLine+2
+		s.part.long = s.part.long || s.line > message.MaxLine+2 || bytes.IndexByte(b, 0) >= 0
 		if s.part.media == "" {
 			s.part.charset.see(b)
 		}

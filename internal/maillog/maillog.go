@@ -6,6 +6,7 @@
 package maillog
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -136,8 +137,11 @@ func appendJSON(b []byte, fields []field) []byte {
 		}
 		b = strconv.AppendQuote(b, f.key)
 		b = append(b, ':')
-		v, _ := json.Marshal(clean(f.value)) // a string always marshals
-		b = append(b, v...)
+		var v bytes.Buffer
+		enc := json.NewEncoder(&v)
+		enc.SetEscapeHTML(false)       // addresses stand in <>
+		_ = enc.Encode(clean(f.value)) // a string always marshals
+		b = append(b, bytes.TrimSuffix(v.Bytes(), []byte("\n"))...)
 	}
 	return append(b, '}')
 }

@@ -8,7 +8,7 @@ import (
 
 // LineReader reads a message and gives every line CRLF as its end: LF and CRLF become CRLF, also behind more than one CR, and a last line
 // without an end gets one. A CR that ends no line becomes a space, as in a terminal's or a Macintosh's text it would otherwise
-// change what the next reader takes for a line. So neither a bare CR nor a bare LF comes out. All other octets, NUL too, stay.
+// change what the next reader takes for a line. So neither a bare CR nor a bare LF comes out. All other octets, NUL too, stay: HasNUL tells of it.
 type LineReader struct {
 	// EndAtDot makes a line with nothing but "." the end of the message, as sendmail(1) has it without -i.
 	EndAtDot bool
@@ -22,6 +22,7 @@ type LineReader struct {
 	dot      bool // the line is "." so far, not yet decided
 	longest  int
 	eightBit bool
+	nul      bool
 }
 
 // CRLF makes a LineReader of r.
@@ -35,6 +36,9 @@ func (l *LineReader) Longest() int { return l.longest }
 
 // EightBit reports whether an octet over 127 was read.
 func (l *LineReader) EightBit() bool { return l.eightBit }
+
+// HasNUL reports whether a NUL was read, which SMTP cannot carry (RFC 5321 4.5.2, RFC 5322 4).
+func (l *LineReader) HasNUL() bool { return l.nul }
 
 // Read reads normalised octets. An error of the reader below comes behind the octets that were read before it.
 func (l *LineReader) Read(p []byte) (int, error) {
@@ -83,6 +87,7 @@ func (l *LineReader) text(b []byte) {
 	}
 	l.undecided()
 	l.eightBit = l.eightBit || HasEightBit(b)
+	l.nul = l.nul || bytes.IndexByte(b, 0) >= 0
 	l.out = append(l.out, b...)
 	l.line += len(b)
 }

@@ -74,6 +74,14 @@ func Beside(name string) (string, error) {
 	return filepath.Join(filepath.Dir(self), name), nil
 }
 
+// NoArgs is the Args of a program that takes none besides flags.
+func NoArgs(c *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("unexpected argument %q (see %s --help)", args[0], c.Name())
+	}
+	return nil
+}
+
 // Log opens the log.
 func (p *Program) Log() (*maillog.Log, error) {
 	l, err := maillog.New(p.Name(), p.LogForm)
@@ -86,7 +94,7 @@ func (p *Program) Log() (*maillog.Log, error) {
 func (p *Program) Main(args []string) (exit int) {
 	defer func() {
 		if v := recover(); v != nil {
-			p.say(fmt.Errorf("bug, please report it: %v\n%s", v, debug.Stack()))
+			p.Say(fmt.Errorf("bug, please report it: %v\n%s", v, debug.Stack()))
 			exit = sysexits.TempFail
 		}
 	}()
@@ -110,12 +118,13 @@ func (p *Program) Main(args []string) (exit int) {
 	}
 	err := p.Execute()
 	if err != nil && err.Error() != "" {
-		p.say(err)
+		p.Say(err)
 	}
 	return sysexits.Of(err)
 }
 
-func (p *Program) say(err error) {
+// Say tells the caller of the program something: in lines on stderr, or in the log when stderr is a socket.
+func (p *Program) Say(err error) {
 	if maillog.StderrIsSocket() {
 		if l, e := maillog.New(p.Name(), "syslog"); e == nil {
 			l.Problem("", err)

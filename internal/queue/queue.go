@@ -42,14 +42,12 @@ import (
 
 // Spool is an open spool directory. It may be used by many goroutines, and by many processes at once.
 type Spool struct {
-	// MinFree is the space in octets below which new messages are refused with 452 4.3.1.
-	MinFree int64
-
 	dir, tmp, queue, state, corrupt *durable.Dir
 	reason                          string       // why order was chosen
 	order                           atomic.Int32 // a durable.Order
 	confirm                         sync.Once    // asks FastCommits again after the first flush
 	broken                          atomic.Bool  // a flush failed, and no probe has worked since
+	minFree                         atomic.Int64 // octets
 }
 
 // triggerName is the FIFO that wakes the runner.
@@ -91,6 +89,9 @@ func Open(path string) (s *Spool, err error) {
 	s.reason = reason
 	return s, nil
 }
+
+// SetMinFree sets the space in octets below which new messages are refused with 452 4.3.1; at first there is no such bound.
+func (s *Spool) SetMinFree(octets int64) { s.minFree.Store(octets) }
 
 // Close closes the spool's folders. Writers and messages that are still open stay usable only for closing.
 func (s *Spool) Close() {

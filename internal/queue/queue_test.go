@@ -220,7 +220,7 @@ func TestAbortLeavesNothing(t *testing.T) {
 
 func TestMinFree(t *testing.T) {
 	s := open(t)
-	s.MinFree = 1 << 62
+	s.SetMinFree(1 << 62)
 	_, err := s.Create(newEnvelope())
 	if got := status.Of(err); got == nil || got.Code != 452 || got.Enhanced != "4.3.1" {
 		t.Errorf("got %v", err)
@@ -256,9 +256,10 @@ func TestState(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.State.Attempts, m.State.Hold, m.State.Warned = 3, true, true
+	m.State.Last, m.State.Waited = time.Date(2026, 1, 2, 2, 0, 0, 0, time.UTC), 90*time.Minute
 	m.State.Next = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	m.State.Rcpts[0] = Outcome{Progress: Delivered}
-	m.State.Rcpts[1] = Outcome{Last: status.Temporary(450, "4.2.1", "busy  now", nil), Relay: "mx a[::1]:25"}
+	m.State.Rcpts[1] = Outcome{Last: status.Temporary(450, "4.2.1", "busy  now", nil), Relay: "mx a[::1]:25", Said: true}
 	want := fmt.Sprintf("%+v", m.State)
 	if err := m.Record(true); err != nil {
 		t.Fatal(err)
@@ -272,7 +273,7 @@ func TestState(t *testing.T) {
 	}
 	m.Close()
 	// A state that cannot be read counts as none.
-	for _, text := range []string{"", "garbage", "postel-state 1\nAttempts: 3\n", "postel-state 1\nAttempts: -1\nEnd\n", "postel-state 1\nRcpt: 9 failed - - 0 - \nEnd\n"} {
+	for _, text := range []string{"", "garbage", "postel-state 1\nAttempts: 3\n", "postel-state 1\nAttempts: -1\nEnd\n", "postel-state 1\nRcpt: 9 failed - - - 0 - \nEnd\n"} {
 		if err := os.WriteFile(s.state.Path()+"/"+id, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -459,7 +460,7 @@ func FuzzMessage(f *testing.F) {
 }
 
 func FuzzState(f *testing.F) {
-	f.Add("postel-state 1\nAttempts: 3\nNext: 2026-11-23T00:00:00.000000Z\nHold: yes\nRcpt: 0 failed told - 550 5.1.1 no\nEnd\n")
+	f.Add("postel-state 1\nAttempts: 3\nNext: 2026-11-23T00:00:00.000000Z\nHold: yes\nRcpt: 0 failed told - said 550 5.1.1 no\nEnd\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		st, ok := parseState(text, 3)
 		if !ok {

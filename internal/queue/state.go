@@ -18,14 +18,15 @@ import (
 // Progress is how far a recipient has come.
 type Progress int
 
-// The states of a recipient. Delivered and Failed are final.
+// The states of a recipient. All but Waiting are final; Relayed is delivered to a system that sends no reports.
 const (
 	Waiting Progress = iota
 	Delivered
+	Relayed
 	Failed
 )
 
-var progressNames = [...]string{"waiting", "delivered", "failed"}
+var progressNames = [...]string{"waiting", "delivered", "relayed", "failed"}
 
 func (p Progress) String() string { return progressNames[p] }
 
@@ -33,17 +34,20 @@ func (p Progress) String() string { return progressNames[p] }
 type Outcome struct {
 	Progress Progress
 	Last     *status.Error // of the last attempt; nil before the first, and when delivered
-	Relay    string        // who gave that answer
-	Told     bool          // a report about the final state was queued
+	Relay    string        // who was asked last
+	Said     bool          // Last is in Relay's own words
+	Told     bool          // there is nothing to report about the final state any more
 }
 
 // State is what happened to a message so far.
 type State struct {
 	Attempts int
-	Next     time.Time // when the next attempt is due; the zero time is at once
-	Hold     bool      // a person keeps it back
-	Warned   bool      // the sender was told about the delay
-	Rcpts    []Outcome // one for each recipient of the envelope
+	Last     time.Time     // of the last attempt; the zero time before the first
+	Waited   time.Duration // time spent in the queue as the runner knows it: a clock that jumps, or a runner that did not run, does not add to it
+	Next     time.Time     // when the next attempt is due; the zero time is at once
+	Hold     bool          // a person keeps it back
+	Warned   bool          // the sender was told about the delay
+	Rcpts    []Outcome     // one for each recipient of the envelope
 }
 
 const (
@@ -73,6 +77,9 @@ func (s *State) Text() string { return string(s.appendText(nil)) }
 func (s *State) appendText(b []byte) []byte {
 	b = append(b, stateMagic...)
 	b = fmt.Appendf(b, "Attempts: %d\n", s.Attempts)
+	if !s.Last.IsZero() {
+		b = fmt.Appendf(b, "Last: %s\nWaited: %d\n", s.Last.UTC().Format(envelope.TimeLayout), s.Waited/time.Second)
+	}
 	if !s.Next.IsZero() {
 		b = fmt.Appendf(b, "Next: %s\n", s.Next.UTC().Format(envelope.TimeLayout))
 	}
@@ -86,7 +93,10 @@ func (s *State) appendText(b []byte) []byte {
 		if r.Progress == Waiting && r.Last == nil {
 			continue
 		}
-		told := "-"
+		said, told := "-", "-"
+		if r.Said {
+			said = "said"
+		}
 		if r.Told {
 			told = "told"
 		}
@@ -100,7 +110,7 @@ func (s *State) appendText(b []byte) []byte {
 				text = status.Clean(r.Last.Text + " (" + r.Last.Err.Error() + ")")
 			}
 		}
-		b = fmt.Appendf(b, "Rcpt: %d %s %s %s %d %s %s\n", i, r.Progress, told, relay, code, enhanced, text)
+		b = fmt.Appendf(b, "Rcpt: %d %s %s %s %s %d %s %s\n", i, r.Progress, told, relay, said, code, enhanced, text)
 	}
 	return append(b, "End\n"...)
 }
@@ -146,6 +156,12 @@ func parseState(text string, n int) (State, bool) {
 		switch name {
 		case "Attempts":
 			st.Attempts, err = strconv.Atoi(value)
+		case "Last":
+			st.Last, err = time.Parse(envelope.TimeLayout, value)
+		case "Waited":
+			var seconds int64
+			seconds, err = strconv.ParseInt(value, 10, 32)
+			st.Waited = time.Duration(seconds) * time.Second
 		case "Next":
 			st.Next, err = time.Parse(envelope.TimeLayout, value)
 		case "Hold":
@@ -160,7 +176,7 @@ func parseState(text string, n int) (State, bool) {
 		default:
 			err = errors.New("unknown name")
 		}
-		if err != nil || st.Attempts < 0 {
+		if err != nil || st.Attempts < 0 || st.Waited < 0 {
 			return st, false
 		}
 	}
@@ -170,15 +186,15 @@ func parseState(text string, n int) (State, bool) {
 var errOutcome = errors.New("malformed outcome")
 
 func parseOutcome(value string, rcpts []Outcome) error {
-	f := strings.SplitN(value, " ", 7)
-	if len(f) != 7 {
+	f := strings.SplitN(value, " ", 8)
+	if len(f) != 8 {
 		return errOutcome
 	}
 	i, err := strconv.Atoi(f[0])
 	if err != nil || i < 0 || i >= len(rcpts) {
 		return errOutcome
 	}
-	o := Outcome{Told: f[2] == "told"}
+	o := Outcome{Told: f[2] == "told", Said: f[4] == "said"}
 	for p, name := range progressNames {
 		if f[1] == name {
 			o.Progress = Progress(p)
@@ -192,12 +208,12 @@ func parseOutcome(value string, rcpts []Outcome) error {
 			return err
 		}
 	}
-	code, err := strconv.Atoi(f[4])
+	code, err := strconv.Atoi(f[5])
 	if err != nil || (code != 0 && (code < 400 || code > 599)) {
 		return errOutcome
 	}
 	if code != 0 {
-		o.Last = &status.Error{Code: code, Enhanced: f[5], Text: f[6]}
+		o.Last = &status.Error{Code: code, Enhanced: f[6], Text: f[7]}
 	}
 	rcpts[i] = o
 	return nil

@@ -35,7 +35,7 @@ type Writer struct {
 }
 
 // Create begins a message with that envelope, whose ID and Arrival it sets. The caller writes the message, lines ending in CRLF, and ends with Commit
-// or Abort. Errors carry a status: 452 4.3.1 when the disk is full or below MinFree, else 451 4.3.0.
+// or Abort. Errors carry a status: 452 4.3.1 when the disk is full or below SetMinFree's bound, else 451 4.3.0.
 func (s *Spool) Create(e *envelope.Envelope) (*Writer, error) {
 	if s.broken.Load() {
 		if err := s.probe(); err != nil {
@@ -45,9 +45,9 @@ func (s *Spool) Create(e *envelope.Envelope) (*Writer, error) {
 	}
 	if free, files, err := s.tmp.Free(); err != nil {
 		return nil, failed(err)
-	} else if free < s.MinFree || files < 2 {
+	} else if free < s.minFree.Load() || files < 2 {
 		return nil, status.Temporary(452, "4.3.1", "Insufficient system storage",
-			fmt.Errorf("%s has %d octets and %d files free, limits.min_free is %d", s.dir.Path(), free, files, s.MinFree))
+			fmt.Errorf("%s has %d octets and %d files free, limits.min_free is %d", s.dir.Path(), free, files, s.minFree.Load()))
 	}
 	e.Arrival = clock.Now().UTC()
 	e.ID = newID(e.Arrival)
@@ -134,11 +134,13 @@ func (w *Writer) commit() error {
 	}
 	err := w.named(s.flush(w.file.Sync))
 	s.confirm.Do(func() {
-		if err == nil && durable.FastCommits(s.queue) {
+		if durable.FastCommits(s.queue) {
 			s.order.Store(int32(durable.FsyncRenameFsync))
-			err = w.named(errors.Join(s.flush(w.file.Sync), s.flush(s.queue.Sync)))
 		}
 	})
+	if err == nil && durable.Order(s.order.Load()) == durable.FsyncRenameFsync { // the one flush was not enough after all
+		err = w.named(errors.Join(s.flush(w.file.Sync), s.flush(s.queue.Sync)))
+	}
 	return err
 }
 

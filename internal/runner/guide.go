@@ -19,8 +19,7 @@ import (
 type Guide struct {
 	Routes    *Routes
 	Aliases   *alias.Table
-	Home      string // completes a name without domain
-	Hostname  string // own, cut from lists of mail hosts
+	Hostname  string // own: completes names without a domain, and is cut from lists of mail hosts
 	Delimiter string
 
 	// MX and Addresses are those of an *mx.Resolver.
@@ -28,16 +27,18 @@ type Guide struct {
 	Addresses func(ctx context.Context, host string) ([]netip.Addr, error)
 }
 
-// Show prints, for each address, its aliases, its next hop and that one's hosts. The error is that of the worst address, with an exit status: 65 not an
+// Show prints, for each address, its aliases, its next hop and that one's hosts. The error has a line for each address that failed, and the exit status of the worst: 65 not an
 // address, 68 no such domain, 69 a domain that takes no mail, 75 not known now.
 func (g *Guide) Show(ctx context.Context, w io.Writer, addrs []string) error {
-	var worst error
+	var failed []error
+	worst := 0
 	for _, s := range addrs {
-		if err := g.show(ctx, w, s, 0); err != nil && (worst == nil || sysexits.Of(err) > sysexits.Of(worst)) {
-			worst = err
+		if err := g.show(ctx, w, s, 0); err != nil {
+			failed = append(failed, err)
+			worst = max(worst, sysexits.Of(err))
 		}
 	}
-	return worst
+	return sysexits.With(worst, errors.Join(failed...))
 }
 
 // maxDepth bounds aliases of aliases.
@@ -46,7 +47,7 @@ const maxDepth = 10
 func (g *Guide) show(ctx context.Context, w io.Writer, s string, depth int) error {
 	p, err := address.Parse(s)
 	if err != nil { // a bare name
-		if p, err = address.Parse(s + "@" + g.Home); err != nil {
+		if p, err = address.Parse(s + "@" + g.Hostname); err != nil {
 			return sysexits.With(sysexits.DataErr, fmt.Errorf("%q: %w", s, err))
 		}
 	}

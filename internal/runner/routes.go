@@ -49,8 +49,8 @@ func (r *Routes) For(p address.Path) (destination.Destination, string) {
 	return destination.Destination{Kind: destination.MX}, "mx"
 }
 
-// lane names what shares connections and limits: a destination, and the domain where that decides the hosts.
-func lane(d destination.Destination, domain string) string {
+// laneOf names what shares connections and limits: a destination, and the domain where that decides the hosts.
+func laneOf(d destination.Destination, domain string) string {
 	if d.Kind == destination.MX && d.Host == "" {
 		return "mx:" + domain
 	}

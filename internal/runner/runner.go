@@ -3,7 +3,8 @@
 //
 // One goroutine, loop, owns the schedule and decides; everything that waits for disk or network runs in goroutines of its own and
 // comes back as an event. A message is claimed, split into one job per lane (a next hop), and settled when all its jobs are done. Each lane has its own
-// queue and limit, and a lane whose hosts cannot be reached is closed for a while, so that a dead destination does not keep others waiting.
+// queue and limit. A lane whose hosts cannot be reached is closed for a while, and messages for a lane that has enough to do are put back
+// unclaimed, so that neither a dead nor a slow destination keeps others waiting.
 //
 // RFC 5321 4.5.4.1 is the strategy for trying again, RFC 3461 decides who is told.
 package runner
@@ -15,11 +16,10 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"strings"
+	"runtime/debug"
 	"time"
 
 	"github.com/postel-mail/postel/internal/clock"
-	"github.com/postel-mail/postel/internal/destination"
 	"github.com/postel-mail/postel/internal/durable"
 	"github.com/postel-mail/postel/internal/maillog"
 	"github.com/postel-mail/postel/internal/queue"
@@ -29,26 +29,34 @@ import (
 
 // Runner works on one spool. All fields are set before Run.
 type Runner struct {
-	Spool    *queue.Spool
-	Routes   func() *Routes // as configured now
-	Attempt  func(context.Context, transport.Request) []transport.Result
-	Log      *maillog.Log
-	Hostname string // in reports
+	Spool   *queue.Spool
+	Policy  func() *Policy // as it is configured now
+	Attempt func(context.Context, transport.Request) []transport.Result
+	Log     *maillog.Log
+	Wake    time.Duration // the queue is looked at this often even when nothing wakes the runner
+	Started func()        // the spool is this runner's; may be nil
+}
 
+// Policy is what a configuration says to the runner. It does not change; a new configuration is a new one.
+type Policy struct {
+	Routes      Routes
+	Hostname    string        // in reports
 	Lifetime    time.Duration // of a message; then it is returned
 	Warn        time.Duration // after which the sender is told of a delay; 0 never
 	First       time.Duration // wait before the second attempt
 	Longest     time.Duration // between attempts
 	Concurrency int           // jobs of one lane at once
 	Processes   int           // jobs at once
-	Wake        time.Duration // the whole queue is looked at this often even when nothing wakes the runner
 }
 
-// maxClaimed bounds the messages that are open at once, each a descriptor.
-const maxClaimed = 1000
-
-// programGrace is how long programs may go on when the runner stops. Sessions are told at once; they finish the message whose final dot they have sent.
-const programGrace = 25 * time.Second
+const (
+	// maxClaimed bounds the messages that are open at once, each a descriptor.
+	maxClaimed = 1000
+	// programGrace is how long programs may go on when the runner stops. Sessions are told at once; they finish the message whose final dot they have sent.
+	programGrace = 25 * time.Second
+	// closedFor is how long a lane is closed whose hosts could not be reached, at most.
+	closedFor = time.Minute
+)
 
 // Mode says when Run returns.
 type Mode int
@@ -73,8 +81,8 @@ func (r *Runner) Run(ctx context.Context, mode Mode) error {
 		return err
 	}
 	defer lock.Close()
-	if err := r.Spool.Clean(); err != nil {
-		r.Log.Problem("", err)
+	if r.Started != nil {
+		r.Started()
 	}
 	trigger, err := r.Spool.OpenTrigger()
 	if err != nil {
@@ -83,35 +91,33 @@ func (r *Runner) Run(ctx context.Context, mode Mode) error {
 	programs, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(programGrace, end) })()
-	l := &loop{Runner: r, ctx: ctx, programs: programs, mode: mode, events: make(chan func()), known: map[string]*entry{}, lanes: map[string]*laneState{}}
-	wakes, quit := make(chan string), make(chan struct{})
-	defer close(quit)
+	l := &loop{Runner: r, ctx: ctx, programs: programs, mode: mode, events: make(chan func()), quit: make(chan struct{}),
+		known: map[string]*entry{}, lanes: map[string]*lane{}}
+	defer close(l.quit)
 	defer trigger.Close()
-	go l.listen(trigger, wakes, quit)
-	return l.run(wakes)
+	go l.listen(trigger)
+	l.run()
+	return nil
 }
 
 // entry is a message that waits or is worked on.
 type entry struct {
 	id    string
 	due   time.Time
-	index int // in the heap; -1 while it is worked on or held
-	held  bool
+	index int // in the heap; -1 when it is not there
+	place place
+	kept  *queue.State // what could not be recorded; nil: the state on disk is true
 }
 
-// mail is a claimed message.
-type mail struct {
-	entry   *entry
-	msg     *queue.Message
-	left    int // jobs not done
-	results map[int]result
-}
+// place is where an entry is.
+type place int
 
-type result struct {
-	transport.Result
-	dest destination.Destination
-	at   time.Time
-}
+const (
+	waiting place = iota // in the heap
+	working              // claimed, or on the way there and back
+	parked               // in a lane that has enough to do
+	held                 // until a person releases it
+)
 
 type job struct {
 	mail *mail
@@ -119,8 +125,9 @@ type job struct {
 	req  transport.Request
 }
 
-type laneState struct {
+type lane struct {
 	waiting []*job
+	parked  []*entry
 	active  int
 	closed  time.Time     // until when
 	why     *status.Error // it was closed
@@ -132,39 +139,70 @@ type loop struct {
 	programs context.Context // ends programGrace after ctx
 	mode     Mode
 	events   chan func() // run by the loop's goroutine
+	quit     chan struct{}
 	known    map[string]*entry
 	due      dueHeap
-	lanes    map[string]*laneState
-	claimed  int // messages being worked on
-	running  int // jobs
+	lanes    map[string]*lane
+	claimed  int  // messages being worked on
+	running  int  // jobs
+	cleaning bool // what crashed writers left is being removed
+	looking  bool // the queue is being read
+	again    bool // and is to be read once more
 }
 
-func (l *loop) listen(trigger *os.File, wakes chan<- string, quit <-chan struct{}) {
+// post hands an event to the loop.
+func (l *loop) post(f func()) {
+	select {
+	case l.events <- f:
+	case <-l.quit:
+	}
+}
+
+// async runs work in a goroutine. A panic in it is logged and costs what recovered makes of it, not the runner.
+func (l *loop) async(work, recovered func()) {
+	go func() {
+		defer func() {
+			if v := recover(); v != nil {
+				l.Log.Panic("", v, debug.Stack())
+				l.post(recovered)
+			}
+		}()
+		work()
+	}()
+}
+
+func (l *loop) listen(trigger *os.File) {
 	err := l.Spool.Wakeups(trigger, func(id string) {
-		select {
-		case wakes <- id:
-		case <-quit:
-		}
+		l.post(func() {
+			switch {
+			case l.mode == Once: // a pass ends, whatever comes in meanwhile
+			case id == "":
+				l.look(true)
+			default:
+				l.add(id)
+			}
+		})
 	})
 	if err != nil {
 		l.Log.Problem("", fmt.Errorf("the trigger cannot be read, new mail waits for the next look: %w", err))
 	}
 }
 
-func (l *loop) run(wakes <-chan string) error {
-	if err := l.scan(); err != nil {
-		return err
-	}
-	look := time.NewTicker(l.Wake)
-	defer look.Stop()
+func (l *loop) run() {
+	l.clean()
+	l.look(true)
+	ticker := time.NewTicker(l.Wake)
+	defer ticker.Stop()
 	stop := l.ctx.Done()
 	for {
 		stopping := l.ctx.Err() != nil
-		if !stopping {
+		if stopping {
+			l.dropWaiting()
+		} else {
 			l.start()
 		}
-		if l.claimed == 0 && (stopping || l.done()) {
-			return nil
+		if l.claimed == 0 && !l.looking && !l.cleaning && (stopping || l.done()) { // the spool is closed after that
+			return
 		}
 		var timer <-chan time.Time
 		if len(l.due) > 0 && !stopping && l.claimed < maxClaimed {
@@ -173,14 +211,12 @@ func (l *loop) run(wakes <-chan string) error {
 		select {
 		case f := <-l.events:
 			f()
-		case id := <-wakes:
-			l.wake(id)
 		case <-timer:
-		case <-look.C:
-			l.wake("")
+		case <-ticker.C:
+			l.clean()
+			l.look(false)
 		case <-stop:
 			stop = nil
-			l.dropWaiting()
 		}
 	}
 }
@@ -196,79 +232,142 @@ func (l *loop) done() bool {
 	return false
 }
 
-func (l *loop) wake(id string) {
-	if id == "" {
-		if err := l.scan(); err != nil {
-			l.Log.Problem("", err)
-		}
+// clean removes what crashed writers left.
+func (l *loop) clean() {
+	if l.cleaning {
 		return
 	}
-	if l.known[id] == nil {
-		l.add(id, time.Time{}, false)
-	}
+	l.cleaning = true
+	l.async(func() {
+		if err := l.Spool.Clean(); err != nil {
+			l.Log.Problem("", err)
+		}
+		l.post(func() { l.cleaning = false })
+	}, func() { l.cleaning = false })
 }
 
-// scan brings the schedule in line with the spool: new messages, and times and holds that a person has changed.
-func (l *loop) scan() error {
-	ids, err := l.Spool.IDs()
+// look brings the schedule in line with the spool: messages that came or went without the trigger, and with all the times and holds
+// that a person has changed. The disk is read outside the loop.
+func (l *loop) look(all bool) {
+	if l.looking {
+		l.again = l.again || all
+		return
+	}
+	l.looking = true
+	skip := map[string]bool{} // whose state need not be read
+	if !all {
+		for id := range l.known {
+			skip[id] = true
+		}
+	}
+	latest := clock.Now().Add(l.Policy().Longest * 6 / 5)
+	l.async(func() {
+		ids, err := l.Spool.IDs()
+		found := make([]*entry, len(ids))
+		for i, id := range ids {
+			found[i] = &entry{id: id, index: -1}
+			if !skip[id] {
+				var isHeld bool
+				found[i].due, isHeld = l.Spool.Schedule(id)
+				if isHeld {
+					found[i].place = held
+				}
+				if found[i].due.After(latest) { // written by a clock that was ahead
+					found[i].due = time.Time{}
+				}
+			}
+		}
+		l.post(func() { l.found(found, skip, err) })
+	}, func() { l.looking = false })
+}
+
+func (l *loop) found(found []*entry, skip map[string]bool, err error) {
+	l.looking = false
 	if err != nil {
-		return err
+		l.Log.Problem("", err)
+		return
 	}
-	for _, id := range ids {
-		e := l.known[id]
-		if e != nil && e.index < 0 && !e.held {
-			continue // being worked on
-		}
-		next, held := l.Spool.Schedule(id)
-		if e == nil {
-			l.add(id, next, held)
-			continue
-		}
-		e.due, e.held = next, held
+	there := make(map[string]bool, len(found))
+	for _, f := range found {
+		there[f.id] = true
+		e := l.known[f.id]
 		switch {
-		case held && e.index >= 0:
-			heap.Remove(&l.due, e.index)
-		case !held && e.index >= 0:
-			heap.Fix(&l.due, e.index)
-		case !held:
-			heap.Push(&l.due, e)
+		case e == nil && !skip[f.id]:
+			l.known[f.id] = f
+			l.put(f, f.due, f.place)
+		case e == nil || skip[f.id] || e.place == working || e.place == parked:
+		case f.place == held || e.place == held || !f.due.Equal(e.due):
+			l.take(e)
+			l.put(e, f.due, f.place)
 		}
 	}
-	return nil
+	for id, e := range l.known { // deleted by a person
+		if !there[id] && (e.place == held || e.place == waiting && skip[id]) {
+			l.take(e)
+			delete(l.known, id)
+		}
+	}
+	if l.again {
+		l.again = false
+		l.look(true)
+	}
 }
 
-func (l *loop) add(id string, due time.Time, held bool) {
-	e := &entry{id: id, due: due, index: -1, held: held}
-	l.known[id] = e
-	if !held {
+// add takes a new message into the schedule.
+func (l *loop) add(id string) {
+	if l.known[id] == nil {
+		e := &entry{id: id, index: -1}
+		l.known[id] = e
+		l.put(e, time.Time{}, waiting)
+	}
+}
+
+// put puts an entry to where it waits.
+func (l *loop) put(e *entry, due time.Time, where place) {
+	e.due, e.place = due, where
+	if where == waiting {
 		heap.Push(&l.due, e)
+	}
+}
+
+// take takes an entry out of the heap, if it is there.
+func (l *loop) take(e *entry) {
+	if e.index >= 0 {
+		heap.Remove(&l.due, e.index)
 	}
 }
 
 // start claims what is due and runs what may run.
 func (l *loop) start() {
-	now := clock.Now()
+	now, p := clock.Now(), l.Policy()
 	for len(l.due) > 0 && l.claimed < maxClaimed && !l.due[0].due.After(now) {
 		e := heap.Pop(&l.due).(*entry)
+		e.place = working
 		l.claimed++
-		go func() {
+		l.async(func() {
 			m, err := l.Spool.Claim(e.id)
-			l.events <- func() { l.opened(e, m, err) }
-		}()
+			l.post(func() { l.opened(e, m, err) })
+		}, func() { l.later(e, clock.Now().Add(p.Longest)) })
 	}
 	for name, lane := range l.lanes {
-		for len(lane.waiting) > 0 && lane.active < l.Concurrency && l.running < l.Processes {
+		for len(lane.waiting) > 0 && lane.active < p.Concurrency && l.running < p.Processes {
 			j := lane.waiting[0]
 			lane.waiting = lane.waiting[1:]
-			l.launch(name, lane, j)
+			l.launch(lane, j)
 		}
-		if len(lane.waiting) == 0 && lane.active == 0 && !lane.closed.After(now) {
+		if n := min(len(lane.parked), p.Concurrency); n > 0 && len(lane.waiting) < p.Concurrency { // they come back as jobs
+			for _, e := range lane.parked[:n] {
+				l.put(e, now, waiting)
+			}
+			lane.parked = lane.parked[n:]
+		}
+		if len(lane.waiting) == 0 && len(lane.parked) == 0 && lane.active == 0 && !lane.closed.After(now) {
 			delete(l.lanes, name)
 		}
 	}
 }
 
-func (l *loop) launch(name string, lane *laneState, j *job) {
+func (l *loop) launch(lane *lane, j *job) {
 	if lane.closed.After(clock.Now()) { // the answer is known
 		results := make([]transport.Result, len(j.req.Rcpts))
 		for i := range results {
@@ -280,133 +379,39 @@ func (l *loop) launch(name string, lane *laneState, j *job) {
 	lane.active++
 	l.running++
 	ctx := l.ctx
-	if j.req.Dest.Kind == destination.Pipe || j.req.Dest.IsLocal() {
+	if isProgram(j.req.Dest) {
 		ctx = l.programs
 	}
-	go func() {
+	back := func(results []transport.Result) {
+		lane.active--
+		l.running--
+		l.judge(lane, results)
+		l.attempted(j, results)
+	}
+	l.async(func() {
 		results := l.Attempt(ctx, j.req)
-		l.events <- func() {
-			lane.active--
-			l.running--
-			l.judge(lane, results)
-			l.attempted(j, results)
+		l.post(func() { back(results) })
+	}, func() {
+		results := make([]transport.Result, len(j.req.Rcpts))
+		for i := range results {
+			results[i].Err = status.Temporary(451, "4.3.0", "Internal software error", nil)
 		}
-	}()
+		back(results)
+	})
 }
 
-// judge closes a lane for a while when no host of it could be reached or found, and opens it at the first sign of life.
-func (l *loop) judge(lane *laneState, results []transport.Result) {
-	if l.ctx.Err() != nil {
+// judge closes a lane for a while when none of its hosts could be found or reached, and opens it at the first sign of life.
+func (l *loop) judge(lane *lane, results []transport.Result) {
+	if l.ctx.Err() != nil || len(results) == 0 {
 		return
 	}
 	for _, r := range results {
-		if r.Err == nil || !r.Err.Temporary() || !strings.HasPrefix(r.Err.Enhanced, "4.4.") {
+		if r.Err == nil || r.Remote || r.Code != 0 || !r.Err.Temporary() || len(r.Err.Enhanced) < 4 || r.Err.Enhanced[:4] != "4.4." {
 			lane.closed, lane.why = time.Time{}, nil
 			return
 		}
 	}
-	if len(results) > 0 {
-		lane.closed, lane.why = clock.Now().Add(min(time.Minute, l.First)), results[0].Err
-	}
-}
-
-// opened splits a claimed message into jobs.
-func (l *loop) opened(e *entry, m *queue.Message, err error) {
-	switch bad := (*queue.CorruptError)(nil); {
-	case err == nil:
-	case errors.Is(err, queue.ErrGone):
-		l.forget(e)
-		return
-	case errors.Is(err, queue.ErrBusy): // its writer is still at it, or a person looks
-		l.later(e, clock.Now().Add(time.Second))
-		return
-	case errors.As(err, &bad):
-		l.Log.Corrupt(e.id, bad)
-		if bad.Moved {
-			l.forget(e)
-		} else {
-			l.later(e, clock.Now().Add(l.Longest))
-		}
-		return
-	default:
-		l.Log.Problem(e.id, err)
-		l.later(e, clock.Now().Add(l.First))
-		return
-	}
-	if m.State.Hold {
-		m.Close()
-		l.claimed--
-		e.held = true
-		return
-	}
-	mail := &mail{entry: e, msg: m, results: map[int]result{}}
-	for _, j := range l.split(mail) {
-		lane := l.lanes[j.lane]
-		if lane == nil {
-			lane = &laneState{}
-			l.lanes[j.lane] = lane
-		}
-		lane.waiting = append(lane.waiting, j)
-		mail.left++
-	}
-	if mail.left == 0 { // all are settled; a report or the removal is still to be done
-		mail.left = 1
-		l.attempted(&job{mail: mail}, nil)
-	}
-}
-
-// split groups the recipients that wait by lane, in the order of the envelope.
-func (l *loop) split(mail *mail) []*job {
-	routes := l.Routes()
-	byLane := map[string]*job{}
-	var jobs []*job
-	for i, rcpt := range mail.msg.Envelope.Rcpts {
-		if mail.msg.State.Rcpts[i].Progress != queue.Waiting {
-			continue
-		}
-		dest, _ := routes.For(rcpt.To)
-		domain := rcpt.To.ASCII().Domain
-		name := lane(dest, domain)
-		j := byLane[name]
-		if j == nil || len(j.req.Rcpts) >= perJob(dest) {
-			j = &job{mail: mail, lane: name, req: transport.Request{Message: mail.msg, Dest: dest, Domain: domain}}
-			byLane[name] = j
-			jobs = append(jobs, j)
-		}
-		j.req.Rcpts = append(j.req.Rcpts, i)
-	}
-	return jobs
-}
-
-// perJob bounds the recipients of one transaction: 100 is what every server takes (RFC 5321 4.5.3.1.8); programs get one.
-func perJob(d destination.Destination) int {
-	if d.Kind == destination.Pipe {
-		return 1
-	}
-	return 100
-}
-
-// attempted notes what a job brought, and settles the message after its last one.
-func (l *loop) attempted(j *job, results []transport.Result) {
-	now := clock.Now()
-	for i, r := range results {
-		j.mail.results[j.req.Rcpts[i]] = result{Result: r, dest: j.req.Dest, at: now}
-	}
-	if j.mail.left--; j.mail.left > 0 {
-		return
-	}
-	stopping := l.ctx.Err() != nil
-	go func() {
-		next, gone := l.settle(j.mail, stopping)
-		j.mail.msg.Close()
-		l.events <- func() {
-			if gone {
-				l.forget(j.mail.entry)
-			} else {
-				l.later(j.mail.entry, next)
-			}
-		}
-	}()
+	lane.closed, lane.why = clock.Now().Add(min(closedFor, l.Policy().First)), results[0].Err
 }
 
 // dropWaiting ends the jobs that have not begun, when the runner stops: their recipients stay as they are.
@@ -420,15 +425,16 @@ func (l *loop) dropWaiting() {
 	}
 }
 
+// forget ends the work on a message that is not in the queue any more.
 func (l *loop) forget(e *entry) {
 	l.claimed--
 	delete(l.known, e.id)
 }
 
+// later ends the work on a message for now.
 func (l *loop) later(e *entry, due time.Time) {
 	l.claimed--
-	e.due = due
-	heap.Push(&l.due, e)
+	l.put(e, due, waiting)
 }
 
 // NextWait is the wait before the attempt after attempts: first, doubled each time up to longest, and up to a tenth more by chance (0 <= chance < 1),
@@ -442,8 +448,8 @@ func NextWait(attempts int, first, longest time.Duration, chance float64) time.D
 	return wait + time.Duration(float64(wait)*chance/10)
 }
 
-func (l *loop) nextWait(attempts int) time.Duration {
-	return NextWait(attempts, l.First, l.Longest, rand.Float64())
+func (p *Policy) nextWait(attempts int) time.Duration {
+	return NextWait(attempts, p.First, p.Longest, rand.Float64())
 }
 
 // dueHeap is a heap of entries by due time, then by arrival.

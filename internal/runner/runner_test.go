@@ -26,8 +26,9 @@ import (
 // rig is a runner over a spool in a temporary directory, whose next hops are a function.
 type rig struct {
 	*Runner
-	dir string
-	log strings.Builder
+	dir    string
+	log    strings.Builder
+	policy Policy
 }
 
 func path(s string) address.Path {
@@ -51,11 +52,11 @@ func newRig(t *testing.T, answer func(to string) *status.Error) *rig {
 	}
 	t.Cleanup(s.Close)
 	var mu sync.Mutex
+	g.policy = Policy{Hostname: "north.example", Lifetime: 5 * 24 * time.Hour, Warn: 4 * time.Hour,
+		First: 5 * time.Minute, Longest: 4 * time.Hour, Concurrency: 2, Processes: 4}
 	g.Runner = &Runner{
-		Spool: s, Hostname: "north.example", Lifetime: 5 * 24 * time.Hour, Warn: 4 * time.Hour,
-		First: 5 * time.Minute, Longest: 4 * time.Hour, Concurrency: 2, Processes: 4, Wake: time.Hour,
-		Log:    maillog.ToWriter(&lockedWriter{w: &g.log}, "qmgr"),
-		Routes: func() *Routes { return &Routes{} },
+		Spool: s, Policy: func() *Policy { return &g.policy }, Wake: time.Hour,
+		Log: maillog.ToWriter(&lockedWriter{w: &g.log}, "qmgr"),
 		Attempt: func(_ context.Context, r transport.Request) []transport.Result {
 			mu.Lock()
 			defer mu.Unlock()
@@ -63,7 +64,7 @@ func newRig(t *testing.T, answer func(to string) *status.Error) *rig {
 			for i, n := range r.Rcpts {
 				results[i] = transport.Result{Relay: "mx.test[192.0.2.1]:25", Code: 250, Text: "ok", Remote: true}
 				if s := answer(r.Message.Envelope.Rcpts[n].To.String()); s != nil {
-					results[i] = transport.Result{Relay: "mx.test[192.0.2.1]:25", Err: s, Code: s.Code}
+					results[i] = transport.Result{Relay: "mx.test[192.0.2.1]:25", Err: s, Code: s.Code, Remote: true}
 				}
 			}
 			return results
@@ -169,7 +170,7 @@ func TestOutcomesAreKept(t *testing.T) {
 	}
 	m.Close()
 	st := m.State
-	if st.Rcpts[0].Progress != queue.Delivered || st.Rcpts[1].Progress != queue.Failed || !st.Rcpts[1].Told || st.Rcpts[2].Progress != queue.Waiting || st.Attempts != 1 {
+	if st.Rcpts[0].Progress != queue.Relayed || st.Rcpts[1].Progress != queue.Failed || !st.Rcpts[1].Told || st.Rcpts[2].Progress != queue.Waiting || st.Attempts != 1 {
 		t.Errorf("state %+v", st)
 	}
 	if wait := st.Next.Sub(now); wait < 5*time.Minute-time.Second || wait > 6*time.Minute {
@@ -232,9 +233,7 @@ func TestSuccessReports(t *testing.T) {
 		action string
 	}{{destination.LMTP, false, "delivered"}, {destination.MX, false, "relayed"}, {destination.MX, true, ""}} {
 		g := newRig(t, func(string) *status.Error { return nil })
-		g.Routes = func() *Routes {
-			return &Routes{Table: map[string]destination.Destination{"south.example": {Kind: tt.dest}, "north.example": {Kind: destination.SMTP}}}
-		}
+		g.policy.Routes.Table = map[string]destination.Destination{"south.example": {Kind: tt.dest}, "north.example": {Kind: destination.SMTP}}
 		inner := g.Attempt
 		g.Attempt = func(ctx context.Context, r transport.Request) []transport.Result {
 			if r.Message.Envelope.From.IsNull() { // the report itself stays
@@ -253,25 +252,212 @@ func TestSuccessReports(t *testing.T) {
 	}
 }
 
-// TestAge: a delay is reported once, and at the end of its life a message comes back.
+// TestAge: a delay is reported once, and at the end of its life a message comes back, after the attempts of the schedule.
 func TestAge(t *testing.T) {
-	g := newRig(t, func(to string) *status.Error { return busy })
+	asked := 0
+	g := newRig(t, func(to string) *status.Error {
+		if to == "b@south.example" {
+			asked++
+		}
+		return busy
+	})
 	start := clock.Now()
 	now := start
 	clock.Set(func() time.Time { return now })
 	defer clock.Set(nil)
-	g.put(t, "a@north.example", to("b@south.example"))
-	for _, step := range []struct {
-		age  time.Duration
-		want int // reports in all
-		say  string
-	}{{time.Hour, 0, ""}, {5 * time.Hour, 1, "Action: delayed"}, {24 * time.Hour, 1, ""}, {121 * time.Hour, 2, "Status: 5.4.7"}, {124 * time.Hour, 2, ""}} {
-		now = start.Add(step.age)
+	id := g.put(t, "a@north.example", to("b@south.example"))
+	delayed, failed := time.Duration(0), time.Duration(0)
+	for failed == 0 && now.Sub(start) < 10*24*time.Hour {
 		g.once(t)
-		texts := g.reports(t)
-		if len(texts) != step.want || step.say != "" && !strings.Contains(texts[len(texts)-1], step.say) {
-			t.Fatalf("after %v: %d reports, want %d: %s\n%s", step.age, len(texts), step.want, step.say, strings.Join(texts, "\n"))
+		texts := strings.Join(g.reports(t), "")
+		if n := strings.Count(texts, "Action: delayed"); n > 1 {
+			t.Fatalf("%d reports of the delay", n)
+		} else if n == 1 && delayed == 0 {
+			delayed = now.Sub(start)
 		}
+		if strings.Contains(texts, "Status: 5.4.7") {
+			failed = now.Sub(start)
+			break
+		}
+		m, err := g.Spool.Peek(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		now = m.State.Next
+		m.Close()
+	}
+	if delayed < 4*time.Hour || delayed > 8*time.Hour || failed < 5*24*time.Hour || failed > 6*24*time.Hour || asked < 30 || asked > 40 {
+		t.Errorf("delay told after %v, failed after %v and %d attempts", delayed, failed, asked)
+	}
+}
+
+// TestClock: a clock that jumps a year ahead and back bounces nothing and delays nothing by more than the longest wait.
+func TestClock(t *testing.T) {
+	g := newRig(t, func(string) *status.Error { return busy })
+	start := clock.Now()
+	now := start
+	clock.Set(func() time.Time { return now })
+	defer clock.Set(nil)
+	id := g.put(t, "a@north.example", to("b@south.example"))
+	g.once(t)
+	for range 3 {
+		now = now.AddDate(1, 0, 0)
+		g.once(t)
+	}
+	now = start.Add(time.Hour)
+	g.once(t) // Next is three years ahead: not believed
+	if ids, _ := g.Spool.IDs(); len(ids) != 1 || len(g.reports(t)) != 0 {
+		t.Errorf("queue has %v", ids)
+	}
+	m, err := g.Spool.Peek(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if m.State.Attempts != 5 || m.State.Next.Sub(now) > 5*time.Hour || m.State.Waited > 24*time.Hour {
+		t.Errorf("%+v", m.State)
+	}
+}
+
+// TestUnrecordedState: when the state cannot be written, nobody is sent the message twice by this process.
+func TestUnrecordedState(t *testing.T) {
+	asked := map[string]int{}
+	g := newRig(t, func(to string) *status.Error {
+		asked[to]++
+		if to == "later@south.example" {
+			return busy
+		}
+		return nil
+	})
+	id := g.put(t, "", to("yes@south.example"), to("later@south.example"))
+	// A folder where the state's temporary file would be.
+	blocker := filepath.Join(g.dir, "state", fmt.Sprintf(".%s.%d", id, os.Getpid()), "x")
+	if err := os.MkdirAll(blocker, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	g.policy.First, g.policy.Longest = time.Millisecond, time.Millisecond
+	ctx, cancel := context.WithCancel(t.Context())
+	inner := g.Attempt
+	g.Attempt = func(ctx context.Context, r transport.Request) []transport.Result {
+		results := inner(ctx, r)
+		if asked["later@south.example"] == 5 {
+			cancel()
+		}
+		return results
+	}
+	if err := g.Run(ctx, Stay); err != nil {
+		t.Fatal(err)
+	}
+	if asked["yes@south.example"] != 1 || asked["later@south.example"] < 5 || !strings.Contains(g.log.String(), "the state is not recorded") {
+		t.Errorf("asked %v\n%s", asked, g.log.String())
+	}
+}
+
+// TestStopWhileClaiming: the runner ends whatever it was doing when it was told to.
+func TestStopWhileClaiming(t *testing.T) {
+	for range 20 {
+		ctx, cancel := context.WithCancel(t.Context())
+		g := newRig(t, func(string) *status.Error { cancel(); return nil })
+		for i := range 30 {
+			g.put(t, "", to(fmt.Sprintf("u%d@south.example", i)))
+		}
+		if err := g.Run(ctx, Stay); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestSlowLane: a destination that takes for ever does not keep others waiting, however much mail there is for it.
+func TestSlowLane(t *testing.T) {
+	release := make(chan struct{})
+	done := make(chan string, 1)
+	g := newRig(t, nil)
+	g.Attempt = func(_ context.Context, r transport.Request) []transport.Result {
+		if r.Domain == "slow.example" {
+			<-release
+		} else {
+			done <- r.Domain
+		}
+		return []transport.Result{{Code: 250}}
+	}
+	for i := range maxClaimed + 100 {
+		g.put(t, "", to(fmt.Sprintf("u%d@slow.example", i)))
+	}
+	g.put(t, "", to("u@live.example"))
+	ended := make(chan error)
+	go func() { ended <- g.Run(t.Context(), Once) }()
+	if got := <-done; got != "live.example" {
+		t.Error(got)
+	}
+	close(release)
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	if ids, _ := g.Spool.IDs(); len(ids) != 0 {
+		t.Errorf("%d left", len(ids))
+	}
+}
+
+// TestPanic: a bug in an attempt costs that attempt, not the runner.
+func TestPanic(t *testing.T) {
+	g := newRig(t, func(string) *status.Error { return nil })
+	inner := g.Attempt
+	g.Attempt = func(ctx context.Context, r transport.Request) []transport.Result {
+		if r.Domain == "bug.example" {
+			panic("a bug")
+		}
+		return inner(ctx, r)
+	}
+	bad, good := g.put(t, "", to("u@bug.example")), g.put(t, "", to("u@good.example"))
+	g.once(t)
+	if ids, _ := g.Spool.IDs(); !slices.Equal(ids, []string{bad}) {
+		t.Errorf("left %v", ids)
+	}
+	for _, want := range []string{"event=panic", "event=deferred id=" + bad, "event=removed id=" + good} {
+		if !strings.Contains(g.log.String(), want) {
+			t.Errorf("log lacks %q:\n%s", want, g.log.String())
+		}
+	}
+}
+
+// TestServerSaysUnreachable: what a server says of one recipient does not close the way to it for the others.
+func TestServerSaysUnreachable(t *testing.T) {
+	asked := 0
+	g := newRig(t, func(to string) *status.Error { asked++; return noHost })
+	for i := range 10 {
+		g.put(t, "", to(fmt.Sprintf("u%d@south.example", i)))
+	}
+	g.once(t)
+	if asked != 10 {
+		t.Errorf("asked %d times, want 10", asked)
+	}
+}
+
+// TestReportsApart: one report that cannot be queued is tried again, without repeating the others.
+func TestReportsApart(t *testing.T) {
+	g := newRig(t, func(to string) *status.Error {
+		switch to {
+		case "no@south.example":
+			return noUser
+		case "yes@south.example":
+			return nil
+		}
+		return busy
+	})
+	now := clock.Now()
+	clock.Set(func() time.Time { return now })
+	defer clock.Set(nil)
+	g.put(t, "a@north.example", to("no@south.example"), envelope.Recipient{To: path("yes@south.example"), Notify: "SUCCESS"})
+	g.Spool.SetMinFree(1 << 62)
+	g.once(t)
+	g.Spool.SetMinFree(0)
+	for range 3 {
+		now = now.Add(10 * time.Minute)
+		g.once(t)
+	}
+	texts := strings.Join(g.reports(t), "")
+	if strings.Count(texts, "Action: failed") != 1 || strings.Count(texts, "Action: relayed") != 1 {
+		t.Errorf("%s", texts)
 	}
 }
 
@@ -289,12 +475,12 @@ func TestReportBeforeRemoval(t *testing.T) {
 	clock.Set(func() time.Time { return now })
 	defer clock.Set(nil)
 	g.put(t, "a@north.example", to("no@south.example"))
-	g.Spool.MinFree = 1 << 62
+	g.Spool.SetMinFree(1 << 62)
 	g.once(t)
 	if ids, _ := g.Spool.IDs(); len(ids) != 1 || len(g.reports(t)) != 0 {
 		t.Fatalf("queue has %v", ids)
 	}
-	g.Spool.MinFree = 0
+	g.Spool.SetMinFree(0)
 	now = now.Add(time.Hour)
 	g.once(t)
 	if ids, _ := g.Spool.IDs(); len(ids) != 1 || len(g.reports(t)) != 1 || asked != 1 {
@@ -308,11 +494,16 @@ func TestDeadLane(t *testing.T) {
 	g := newRig(t, func(to string) *status.Error {
 		_, domain, _ := strings.Cut(to, "@")
 		tried[domain]++
-		if domain == "dead.example" {
-			return noHost
-		}
 		return nil
 	})
+	inner := g.Attempt
+	g.Attempt = func(ctx context.Context, r transport.Request) []transport.Result {
+		results := inner(ctx, r)
+		if r.Domain == "dead.example" {
+			results[0] = transport.Result{Err: noHost}
+		}
+		return results
+	}
 	for i := range 20 {
 		g.put(t, "", to(fmt.Sprintf("u%d@dead.example", i)))
 		g.put(t, "", to(fmt.Sprintf("u%d@live.example", i)))
@@ -388,7 +579,7 @@ func TestDaemon(t *testing.T) {
 	}
 }
 
-// TestStopKeepsState: an attempt that the stop cut short does not count, and what was delivered before it does.
+// TestStopKeepsState: a failure that the stop brought does not count and delays nothing, and what was delivered before it is kept.
 func TestStopKeepsState(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	g := newRig(t, nil)
@@ -405,7 +596,7 @@ func TestStopKeepsState(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Close()
-	if m.State.Attempts != 0 || m.State.Rcpts[0].Progress != queue.Delivered || m.State.Rcpts[1].Progress != queue.Waiting {
+	if m.State.Rcpts[0].Progress != queue.Delivered || m.State.Rcpts[1].Progress != queue.Waiting || m.State.Rcpts[1].Last != nil || m.State.Next.After(clock.Now()) {
 		t.Errorf("%+v", m.State)
 	}
 }

@@ -2,6 +2,7 @@ package smtpclient
 
 import (
 	"encoding/base64"
+	"slices"
 	"strings"
 
 	"github.com/postel-mail/postel/internal/status"
@@ -21,22 +22,14 @@ func (c *Client) login() *status.Error {
 	}
 	encode := base64.StdEncoding.EncodeToString
 	mechanisms := strings.Fields(strings.ToUpper(c.ext["AUTH"]))
-	has := func(name string) bool {
-		for _, m := range mechanisms {
-			if m == name {
-				return true
-			}
-		}
-		return false
-	}
 	switch {
-	case has("PLAIN"):
+	case slices.Contains(mechanisms, "PLAIN"):
 		secret := encode([]byte("\x00" + c.o.User + "\x00" + c.o.Password))
 		if line := "AUTH PLAIN " + secret; len(line)+2 <= maxCommand {
 			return c.authenticate(line)
 		}
 		return c.authenticate("AUTH PLAIN", secret)
-	case has("LOGIN"):
+	case slices.Contains(mechanisms, "LOGIN"):
 		return c.authenticate("AUTH LOGIN", encode([]byte(c.o.User)), encode([]byte(c.o.Password)))
 	}
 	return ours("4.7.0", "The server offers no way to log in that is known here")

@@ -90,7 +90,7 @@ func (t *transaction) run() {
 		return
 	}
 	if t.c.begun {
-		if s := t.c.exchange("RSET"); s != nil {
+		if s := t.c.reset(); s != nil {
 			t.broken(s, true)
 			return
 		}

@@ -359,9 +359,6 @@ func (c *Client) Calls(hostname string) bool {
 	return false
 }
 
-// Protected reports whether the session has TLS.
-func (c *Client) Protected() bool { return c.tls }
-
 // DSN reports whether the server takes requests for reports (RFC 3461). When not, reports about success end here: the sender is told
 // "relayed".
 func (c *Client) DSN() bool { return c.offers("DSN") }
@@ -386,31 +383,17 @@ func (c *Client) Usable() bool {
 	return !c.broken && !cancelled && c.r.Buffered() == 0 && (most == 0 || c.sent < most)
 }
 
-// Reset ends an open transaction, and shows that the server is there.
-func (c *Client) Reset(ctx context.Context) error { return c.simple(ctx, "RSET") }
-
-// Noop shows that the server is there.
-func (c *Client) Noop(ctx context.Context) error { return c.simple(ctx, "NOOP") }
-
-func (c *Client) simple(ctx context.Context, verb string) error {
-	defer c.watch(ctx)()
-	if s := c.exchange(verb); s != nil {
-		return s
-	}
-	return nil
-}
-
-// exchange sends a verb that a server cannot well refuse.
-func (c *Client) exchange(verb string) *status.Error {
-	rep, s := c.command(verb, verb)
+// reset ends an open transaction, which a server cannot well refuse.
+func (c *Client) reset() *status.Error {
+	rep, s := c.command("RSET", "RSET")
 	switch {
 	case s != nil:
 		return s
 	case !rep.ok():
 		c.Close()
-		return refused(verb, rep)
+		return refused("RSET", rep)
 	}
-	c.begun = c.begun && verb != "RSET"
+	c.begun = false
 	return nil
 }
 

@@ -203,6 +203,9 @@ func (s *session) doBDAT(arg string) error {
 		s.end("malformed BDAT")
 		return syntax("5.5.4", "Syntax: BDAT SIZE [LAST]", nil)
 	}
+	if size == 0 && !last {
+		s.idle++
+	}
 	t := s.xfer
 	if t == nil {
 		var err error

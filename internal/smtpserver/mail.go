@@ -75,10 +75,12 @@ func (s *session) doRCPT(arg string) error {
 		s.refuse(err, &s.env.From, &to)
 		return nil
 	}
-	if !slices.Contains(s.env.Rcpts, r) { // said twice is meant once
+	if slices.Contains(s.env.Rcpts, r) { // said twice is meant once
+		s.idle++
+	} else {
 		s.env.Rcpts = append(s.env.Rcpts, r)
+		s.rcpts++
 	}
-	s.rcpts++
 	s.ok("2.1.5", "Ok")
 	return nil
 }

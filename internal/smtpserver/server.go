@@ -69,7 +69,8 @@ type Server struct {
 
 // Bounds of one session.
 const (
-	maxErrors   = 20               // refused commands; an accepted recipient makes good for one
+	maxErrors   = 20               // refused commands; an accepted recipient makes good for one,
+	maxGood     = 100              // as many as these do
 	maxIdle     = 100              // commands without a message in between
 	maxLogins   = 5                // failed ones
 	dataTime    = 10 * time.Minute // for the whole of a message, and besides
@@ -89,7 +90,7 @@ type session struct {
 	login  string // who logged in, or ""
 	logins int    // failed
 	errors int
-	rcpts  int // accepted, in all transactions
+	rcpts  int // accepted, in all transactions, each once in each
 	idle   int // commands since the last message
 
 	env  *envelope.Envelope // the transaction: MAIL was accepted; nil outside
@@ -143,7 +144,7 @@ func (s *session) command() {
 	if s.ended {
 		return
 	}
-	if s.errors >= maxErrors+s.rcpts {
+	if s.errors >= maxErrors+min(s.rcpts, maxGood) {
 		s.end("too many errors")
 		s.reply(421, "4.7.0", "Too many errors")
 	} else if s.idle >= maxIdle {

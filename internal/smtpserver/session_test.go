@@ -17,6 +17,7 @@ import (
 	gosmtp "github.com/emersion/go-smtp"
 
 	"github.com/postel-mail/postel/internal/address"
+	"github.com/postel-mail/postel/internal/status"
 )
 
 // TestDialogs plays the dialogs in testdata/dialog: C: is sent, S: is one line of a reply, "*" at its end stands for the rest of the reply, TLS is a handshake.
@@ -183,9 +184,9 @@ func TestSubmissionHeaderForms(t *testing.T) {
 // TestRelayClosed tries to send to elsewhere in every form that has worked somewhere.
 func TestRelayClosed(t *testing.T) {
 	h := newHost(t)
-	c := h.dial()
-	c.do("EHLO own.example", "250")
 	for _, from := range []string{"<>", "<bob@own.example>", "<x@else.example>", "<postmaster@own.example>"} {
+		c := h.dial()
+		c.do("EHLO own.example", "250")
 		c.do("MAIL FROM:"+from, "250")
 		c.do("RCPT TO:<bob@own.example>", "250")
 		for _, to := range []string{"x@else.example", "x@sub.own.example", "x@ownexample", "x@own.example.else.example", "x@[192.0.2.1]", "x@[IPv6:::1]",
@@ -290,13 +291,57 @@ func TestLimits(t *testing.T) {
 		c.closed()
 	})
 	t.Run("errors with good recipients", func(t *testing.T) {
-		c := newHost(t).dial()
+		h := newHost(t)
+		h.MaxRecipients = 1000
+		h.Verify = func(_ context.Context, p address.Path) error {
+			if p.Local == "nobody" {
+				return status.Permanent(550, "5.1.1", "User unknown", nil)
+			}
+			return nil
+		}
+		c := h.dial()
 		c.do("EHLO x", "250")
 		c.do("MAIL FROM:<>", "250")
-		for range 2 * maxErrors { // an old mailing list, not a search for names
+		for i := range 2 * maxErrors { // an old mailing list, not a search for names
+			c.do(fmt.Sprintf("RCPT TO:<u%d@own.example>", i), "250")
+			c.do("RCPT TO:<nobody@own.example>", "550")
+		}
+		for i := range 2 * maxGood { // the good ones do not pay for everything
+			c.do(fmt.Sprintf("RCPT TO:<v%d@own.example>", i), "250")
+		}
+		for range maxErrors + maxGood - 2*maxErrors - 1 {
+			c.do("RCPT TO:<nobody@own.example>", "550")
+		}
+		c.do("RCPT TO:<nobody@own.example>", "550")
+		c.expect("421 4.7.0")
+		c.closed()
+	})
+	t.Run("repeated recipients", func(t *testing.T) {
+		c := newHost(t).dial()
+		c.begin()
+		for range maxErrors { // no good for errors either
 			c.do("RCPT TO:<bob@own.example>", "250")
 			c.do("RCPT TO:<nobody@own.example>", "550")
 		}
+		c.do("RCPT TO:<nobody@own.example>", "550")
+		c.expect("421 4.7.0")
+		c.closed()
+		c = newHost(t).dial()
+		c.begin()
+		for range maxIdle - 2 { // besides EHLO and MAIL
+			c.do("RCPT TO:<bob@own.example>", "250")
+		}
+		c.expect("421 4.7.0")
+		c.closed()
+	})
+	t.Run("empty chunks", func(t *testing.T) {
+		c := newHost(t).dial()
+		c.begin()
+		for range maxIdle - 2 {
+			c.do("BDAT 0", "250")
+		}
+		c.expect("421 4.7.0")
+		c.closed()
 	})
 	t.Run("idle commands", func(t *testing.T) {
 		c := newHost(t).dial()
@@ -377,7 +422,7 @@ func TestLimits(t *testing.T) {
 	})
 	t.Run("disk", func(t *testing.T) {
 		h := newHost(t)
-		h.Spool.MinFree = 1 << 60
+		h.Spool.SetMinFree(1 << 60)
 		c := h.dial()
 		c.begin()
 		c.do("DATA", "452 4.3.1")

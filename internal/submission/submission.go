@@ -7,6 +7,7 @@
 package submission
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -83,7 +84,7 @@ func (s *Submission) Submit(spool *queue.Spool, in io.Reader) (*Receipt, error) 
 		e.Rcpts = append(e.Rcpts, envelope.Recipient{To: to, Notify: s.Notify})
 		e.SMTPUTF8 = e.SMTPUTF8 || to.NeedsUTF8()
 	}
-	return s.queue(spool, e, header, body, lines.Longest())
+	return s.queue(spool, e, header, body, lines)
 }
 
 // recipients gives all recipients, complete, each once.
@@ -113,7 +114,7 @@ func (s *Submission) recipients(h *message.Header) (rcpts []address.Path, err er
 }
 
 // queue writes the message into the spool.
-func (s *Submission) queue(spool *queue.Spool, e *envelope.Envelope, h *message.Header, body *io.SectionReader, longest int) (*Receipt, error) {
+func (s *Submission) queue(spool *queue.Spool, e *envelope.Envelope, h *message.Header, body *io.SectionReader, lines *message.LineReader) (*Receipt, error) {
 	w, err := spool.Create(e)
 	if err != nil {
 		return nil, err
@@ -123,7 +124,7 @@ func (s *Submission) queue(spool *queue.Spool, e *envelope.Envelope, h *message.
 	plan := &longlines.Plan{}
 	if !s.Relay {
 		h.Complete(s.completion(e.ID, now))
-		if longest > message.MaxLine {
+		if lines.Longest() > message.MaxLine || lines.HasNUL() {
 			if plan, err = longlines.New(h, body); err != nil {
 				return nil, err
 			}
@@ -133,16 +134,31 @@ func (s *Submission) queue(spool *queue.Spool, e *envelope.Envelope, h *message.
 		}
 	}
 	h.Prepend(message.ReceivedField(message.Trace{By: s.Hostname, ID: e.ID, UID: s.UID, Now: now}))
-	if _, err := h.WriteTo(w); err != nil {
+	out := io.Writer(w)
+	if lines.HasNUL() {
+		out = withoutNUL{w}
+	}
+	if _, err := h.WriteTo(out); err != nil {
 		return nil, err
 	}
-	if err := plan.Copy(w, body); err != nil {
+	if err := plan.Copy(out, body); err != nil {
 		return nil, err
 	}
 	if err := w.Commit(); err != nil {
 		return nil, err
 	}
 	return &Receipt{ID: e.ID, Size: w.Size(), NRcpt: len(e.Rcpts)}, nil
+}
+
+// withoutNUL drops the NULs that could not be encoded, those of the header and of parts that are left as they are: every server would refuse the message
+// for them, and the report on it.
+type withoutNUL struct{ w io.Writer }
+
+func (f withoutNUL) Write(p []byte) (int, error) {
+	if _, err := f.w.Write(bytes.ReplaceAll(p, []byte{0}, nil)); err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }
 
 func (s *Submission) completion(id string, now time.Time) message.Completion {

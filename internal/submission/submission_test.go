@@ -116,6 +116,18 @@ func TestSubmit(t *testing.T) {
 			"<me@host.example> ret= envid= body= utf8=false local uid=1000 <a@host.example> ;\n" +
 				received + "From: x@y\nDate: z\nMessage-ID: <i>\nContent-Type: text/plain\nMIME-Version: 1.0\nContent-Transfer-Encoding: quoted-printable\n\n" +
 				quoted(strings.Repeat("0123456789", 100)) + "\n"},
+		{"NUL in a text", func(s *Submission) { s.Recipients = path("a") }, "From: x@y\nDate: z\nMessage-ID: <i>\nContent-Type: text/plain\nX: a\x00b\n\n1\x002\n",
+			"<me@host.example> ret= envid= body= utf8=false local uid=1000 <a@host.example> ;\n" +
+				received + "From: x@y\nDate: z\nMessage-ID: <i>\nContent-Type: text/plain\nX: ab\nMIME-Version: 1.0\nContent-Transfer-Encoding: quoted-printable\n\n1=002\n"},
+		{"NUL in a header alone", func(s *Submission) { s.Recipients = path("a") }, "From: x@y\nDate: z\nMessage-ID: <i>\nX: a\x00b\n\n12\n",
+			"<me@host.example> ret= envid= body= utf8=false local uid=1000 <a@host.example> ;\n" +
+				received + "From: x@y\nDate: z\nMessage-ID: <i>\nX: ab\n\n12\n"},
+		{"NUL in a signed part", func(s *Submission) { s.Recipients = path("a") },
+			"From: x@y\nDate: z\nMessage-ID: <i>\nContent-Type: multipart/signed; boundary=b\n\n--b\n\n1\x002\n--b--\n",
+			"<me@host.example> ret= envid= body= utf8=false local uid=1000 <a@host.example> ;\n" +
+				received + "From: x@y\nDate: z\nMessage-ID: <i>\nContent-Type: multipart/signed; boundary=b\n\n--b\n\n12\n--b--\n"},
+		{"NUL in relayed mail", func(s *Submission) { s.Relay = true; s.Recipients = path("a") }, "X: y\n\n1\x002\n",
+			"<me@host.example> ret= envid= body= utf8=false local uid=1000 <a@host.example> ;\n" + received + "X: y\n\n12\n"},
 		{"hops at the limit", func(s *Submission) { s.Relay = true; s.Recipients = path("a") }, "Received: 1\nReceived: 2\nReceived: 3\n\n",
 			"<me@host.example> ret= envid= body= utf8=false local uid=1000 <a@host.example> ;\n" + received + "Received: 1\nReceived: 2\nReceived: 3\n\n"},
 	} {
@@ -170,7 +182,7 @@ func TestRefused(t *testing.T) {
 		s := submission()
 		c.set(&s)
 		if s.EnvID == "full" {
-			q.MinFree = 1 << 62
+			q.SetMinFree(1 << 62)
 		}
 		r, err := s.Submit(q, c.in)
 		if err == nil || r != nil || sysexits.Of(err) != c.exit || !strings.Contains(err.Error(), c.text) {

@@ -42,6 +42,9 @@ type attempt struct {
 	untried *status.Error // what results begin with: success is only what a server has said
 
 	names, addresses, sessions int // tried so far
+
+	name  string   // of the host that is being tried
+	tried []string // hosts that came to nothing, and why
 }
 
 // relay brings a message to its next hop over a session that is open already, or else over new ones.
@@ -49,6 +52,7 @@ func (t *Transport) relay(ctx context.Context, r Request) []Result {
 	ctx, cancel := context.WithTimeout(ctx, attemptTime)
 	defer cancel()
 	w := newAttempt(t, r)
+	defer w.tell()
 	if s := w.prepare(); s != nil {
 		w.fail(s, "")
 		return w.results
@@ -121,10 +125,47 @@ func (w *attempt) prepare() *status.Error {
 
 // fail is the outcome for all recipients without an answer. A failure that may pass on one host outweighs one that stays on another.
 func (w *attempt) fail(s *status.Error, relay string) {
+	w.note(s, relay)
 	for _, i := range w.todo {
 		if had := w.results[i].Err; had == w.untried || s.Temporary() || !had.Temporary() {
 			w.results[i] = Result{Err: s, Relay: relay}
 		}
+	}
+}
+
+// note keeps in short why a host came to nothing.
+func (w *attempt) note(s *status.Error, relay string) {
+	why := s.Reply()
+	var op *net.OpError
+	if errors.As(s.Err, &op) {
+		why = op.Err.Error() // "connect: connection refused"
+	}
+	if host := cmp.Or(relay, w.name); host != "" {
+		why = host + ": " + why
+	}
+	w.tried = append(w.tried, why)
+}
+
+// maxTried bounds the list of hosts in an outcome in octets.
+const maxTried = 500
+
+// tell puts all hosts that were tried into the cause of what is still without an answer: its text names only one of them.
+func (w *attempt) tell() {
+	if len(w.tried) < 2 {
+		return
+	}
+	list := strings.Join(w.tried, "; ")
+	if len(list) > maxTried {
+		list = list[:maxTried-3] + "..."
+	}
+	for _, i := range w.todo {
+		s := *w.results[i].Err
+		if s.Err == nil {
+			s.Err = errors.New("tried: " + list)
+		} else {
+			s.Err = fmt.Errorf("%w; tried: %s", s.Err, list)
+		}
+		w.results[i].Err = &s
 	}
 }
 
@@ -154,6 +195,7 @@ func (w *attempt) host(ctx context.Context, name string) (more bool) {
 	if w.names++; w.names > maxNames {
 		return false
 	}
+	w.name = name
 	addrs, err := w.t.Addresses(ctx, name)
 	if err != nil {
 		w.fail(w.unknown(name, status.Of(err)), "")
@@ -198,10 +240,15 @@ func (w *attempt) unknown(name string, s *status.Error) *status.Error {
 	return status.Temporary(451, "4.4.4", "Host "+name+" has no address", s)
 }
 
-// loop is the outcome where the next hop is this host itself: what it sends would come back.
+// loop is the outcome where the next hop is this host itself: what it sends would come back. Where the DNS says so no mail can come to that
+// domain; a route that says so is this host's mistake, which somebody will mend.
 func loop(r Request) *status.Error {
 	text := "Mail for " + cmp.Or(r.Domain, r.Dest.String()) + " loops back to this host"
-	return status.Permanent(554, "5.4.6", text, errors.New("transport: "+text))
+	cause := errors.New("transport: " + text)
+	if r.Dest.Kind == destination.MX {
+		return status.Permanent(554, "5.4.6", text, cause)
+	}
+	return status.Temporary(451, "4.4.6", text, fmt.Errorf("%w; the route is %s", cause, r.Dest))
 }
 
 // isOwn reports whether an address other than loopback is one of this host's.
@@ -299,18 +346,22 @@ func (w *attempt) send(ctx context.Context, s *session) (again bool) {
 		size := s.Fit(rcpts)
 		out := s.Send(ctx, m.Envelope, rcpts[:size], m.Body())
 		var left []int
-		unsent, taken := false, false
+		var unsent *status.Error
+		taken := false
 		for i, o := range out {
 			n := w.todo[i]
 			w.results[n] = Result{Err: o.Err, Code: o.Code, Text: o.Text, Relay: s.relay, Remote: o.Code != 0, DSN: s.DSN()}
-			unsent = unsent || o.Unsent
+			if o.Unsent {
+				unsent = o.Err
+			}
 			taken = taken || o.Err == nil
 			if o.Unsent || taken && tooMany(o) {
 				left = append(left, n)
 			}
 		}
 		w.todo = append(left, w.todo[size:]...)
-		if unsent {
+		if unsent != nil {
+			w.note(unsent, s.relay)
 			s.Close()
 			return false
 		}

@@ -133,6 +133,36 @@ func TestMailHosts(t *testing.T) {
 	}
 }
 
+// TestTried: when no host takes the message, the cause names them all.
+func TestTried(t *testing.T) {
+	h := network(t, map[string][]string{"127.0.0.1": {"S: 554 5.7.1 no"}, "127.0.0.2": {hello + mail2 + "CLOSE"}})
+	h.mx["b.example"] = "three broken one two none four"
+	h.addrs = map[string][]string{"one": {"127.0.0.1"}, "two": {"127.0.0.2"}, "three": {"127.0.0.3"}, "broken": {"!"}, "four": {"127.0.0.4"}}
+	cause := func(to string) string {
+		t.Helper()
+		tr := h.transport()
+		got := tr.Attempt(context.Background(), all(enqueue(t, letter, "a@a.example", "b@b.example", "c@b.example"), dest(t, to)))
+		tr.Close()
+		if got[0].Err == nil || got[1].Err == nil || got[0].Err.Error() != got[1].Err.Error() {
+			t.Fatalf("got %+v", got)
+		}
+		return strings.ReplaceAll(got[0].Err.Cause(), ":"+strconv.Itoa(h.port), ":PORT")
+	}
+	want := "transport: dial tcp 127.0.0.4:PORT: connect: connection refused; tried: three[127.0.0.3]:PORT: connect: connection refused; broken: 451 4.4.3 DNS look-up failed; " +
+		"one[127.0.0.1]:PORT: 451 4.7.1 Greeting refused: 554 5.7.1 no; two[127.0.0.2]:PORT: 451 4.4.2 Connection lost at MAIL; " +
+		"none: 550 5.4.4 Mail host none has no address; four[127.0.0.4]:PORT: connect: connection refused"
+	if got := cause("mx:"); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	h.mx["b.example"] = strings.Repeat("is-not-there.example ", 10)
+	if got := cause("mx:"); len(got) > maxTried+100 || !strings.HasSuffix(got, "...") {
+		t.Errorf("got %d octets: %s", len(got), got)
+	}
+	if got := cause("smtp://three"); strings.Contains(got, "tried") {
+		t.Errorf("one host: got %s", got)
+	}
+}
+
 // TestOwnAddress has a domain whose mail host is this host under a name that it does not know.
 func TestOwnAddress(t *testing.T) {
 	list, err := net.InterfaceAddrs()
@@ -194,7 +224,7 @@ func TestFixedHosts(t *testing.T) {
 		{name: "another host of our name on a port of its own", dest: "smtp://hub.example:PORT", scripts: []string{strings.ReplaceAll(take, "mx.", "me.")},
 			want: strings.Repeat("\n250 2.0.0 queued (remote) at hub.example[127.0.0.1]:PORT", 2)[1:]},
 		{name: "our name on the usual port", dest: "smtp://hub.example", scripts: []string{strings.ReplaceAll(hello, "mx.", "me.") + bye}, rcpts: []int{0},
-			want: "554 5.4.6 Mail for b.example loops back to this host at hub.example[127.0.0.1]:PORT"},
+			want: "451 4.4.6 Mail for b.example loops back to this host at hub.example[127.0.0.1]:PORT"},
 		{name: "a name that does not exist is not the message's fault", dest: "smtp://hbu.example", rcpts: []int{0},
 			want: "451 4.4.4 Host hbu.example has no address"},
 		{name: "opportunistic TLS", dest: "smtp://hub.example", scripts: []string{startTLS + "TLS" + inside + mail2 + taken + bye},

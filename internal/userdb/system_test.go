@@ -56,6 +56,22 @@ broken line
 `, "HASH", sysHash)
 }
 
+func TestCheckPasswords(t *testing.T) {
+	db, dir := openTestSystem(t)
+	if err := db.CheckPasswords(); err != nil {
+		t.Error(err)
+	}
+	if err := os.Remove(filepath.Join(dir, "shadow")); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.CheckPasswords(); err == nil || !strings.Contains(err.Error(), "shadow") {
+		t.Errorf("without shadow: %v", err)
+	}
+	if err := (&DB{source: &passwdFile{}}).CheckPasswords(); err != nil {
+		t.Errorf("a file: %v", err)
+	}
+}
+
 func openTestSystem(t *testing.T) (*DB, string) {
 	t.Helper()
 	etc := t.TempDir()

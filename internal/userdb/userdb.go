@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"strings"
 	"unicode"
@@ -124,6 +125,19 @@ func (db *DB) Authenticate(ctx context.Context, s, password string) (User, error
 		password = ""
 	}
 	return db.source.authenticate(ctx, n, password)
+}
+
+// CheckPasswords says why nobody can log in: the passwords of the host's own users cannot be read by this process.
+func (db *DB) CheckPasswords() error {
+	s, ok := db.source.(*system)
+	if !ok {
+		return nil
+	}
+	f, err := os.Open(s.shadow.path)
+	if err != nil {
+		return fmt.Errorf("nobody can log in: %w; run by root, or let users name a file or a checkpassword program", err)
+	}
+	return f.Close()
 }
 
 // Reload reads the tables again now. On an error, which names file and line, the old content stays in force.
