@@ -86,7 +86,7 @@ func Signals() chan os.Signal {
 func CheckAddress(addr string) error {
 	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
 		if !strings.HasPrefix(path, "/") || len(path) > maxPath {
-			return fmt.Errorf("%q is not an absolute path of at most %d octets behind unix:", path, maxPath)
+			return fmt.Errorf("%q is not an absolute path of at most %d octets, as unix: needs", path, maxPath)
 		}
 		return nil
 	}

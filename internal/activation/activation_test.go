@@ -764,8 +764,50 @@ func TestRefusalsAreCounted(t *testing.T) {
 	}
 }
 
-// TestIdleExitServesWhoComes: a client that connects when the idle time ends is served, or not accepted at all.
+// raced is a listener that has a last connection for who pauses it.
+type raced struct {
+	net.Listener
+	next   chan any // net.Conn or error
+	pauses int
+}
+
+func (l *raced) Accept() (net.Conn, error) {
+	switch v := (<-l.next).(type) {
+	case net.Conn:
+		return v, nil
+	case error:
+		return nil, v
+	}
+	panic("not reached")
+}
+
+func (l *raced) SetDeadline(t time.Time) error {
+	if !t.IsZero() {
+		if l.pauses++; l.pauses == 1 {
+			l.next <- &fake{}
+		}
+		l.next <- os.ErrDeadlineExceeded
+	}
+	return nil
+}
+
+// TestIdleExitServesWhoComes: a connection that is accepted when the idle time has just ended is served, and the server stays for it.
 func TestIdleExitServesWhoComes(t *testing.T) {
+	served := 0
+	s := &Server{Serve: func(c *Conn) { served++ }}
+	s.begin()
+	l := &raced{next: make(chan any, 4)}
+	panics := make(chan struct{}, 1)
+	s.accept([]net.Listener{l}, panics)
+	why := s.wait(nil, []net.Listener{l}, 10*time.Millisecond, panics)
+	s.sessions.Wait()
+	if why != "idle" || served != 1 || l.pauses != 2 {
+		t.Errorf("ended because of %q, %d sessions, paused %d times", why, served, l.pauses)
+	}
+}
+
+// TestPause: who connects to a paused listener waits.
+func TestPause(t *testing.T) {
 	s := &Server{Busy: "421 busy", Serve: func(c *Conn) { fmt.Fprintf(c, "served\n") }}
 	s.begin()
 	l := tcpListener(t)

@@ -10,8 +10,8 @@
 // Only CRLF.CRLF ends a message. A line of the message that ends in a bare LF is refused with 550 5.6.0 and the session is over. A
 // bare CR is content, as the mail servers in front of this one have it; wherever it stands, it is stored as it came.
 //
-// After a timeout, a line that is too long or a malformed BDAT nothing is read any more, so that no part of a message is ever taken for a
-// command. A message that did not end is not delivered, by DATA and by BDAT.
+// After a timeout, a line that is too long, a malformed BDAT or a refused DATA with something behind it nothing is read any more, so that no part
+// of a message is ever taken for a command. A message that did not end is not delivered, by DATA and by BDAT.
 //
 // A reply never repeats the peer's words, but for the recipient in the answers to a message: that one was parsed and written anew. There
 // a local part that needs quotes stands without them.
