@@ -17,7 +17,7 @@ demo: all
 	KEEP="$(KEEP)" $(GO) run ./test/demo
 
 check test: tools lint
-	CGO_ENABLED=1 $(GO) test -race -timeout 280s ./...
+	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 280s ./...
 
 lint: tools
 	@out=$$(gofmt -l cmd internal test man); if [ -n "$$out" ]; then echo "gofmt: $$out"; exit 1; fi
@@ -45,7 +45,7 @@ install: all
 	for p in $(PROGRAMS); do cp bin/$$p $(DESTDIR)$(PREFIX)/bin/.$$p.new && chmod 755 $(DESTDIR)$(PREFIX)/bin/.$$p.new && \
 	    mv -f $(DESTDIR)$(PREFIX)/bin/.$$p.new $(DESTDIR)$(PREFIX)/bin/$$p || exit 1; done
 	ln -sf sendmail $(DESTDIR)$(PREFIX)/bin/newaliases
-	ln -sf ../bin/sendmail $(DESTDIR)$(PREFIX)/sbin/sendmail
+	f=$(DESTDIR)$(PREFIX)/sbin/sendmail; { [ -f $$f ] && [ ! -h $$f ]; } || ln -sf ../bin/sendmail $$f # sbin may be bin
 	for n in 1 5 7 8; do mkdir -p $(DESTDIR)$(PREFIX)/share/man/man$$n && \
 	    cp man/*.$$n $(DESTDIR)$(PREFIX)/share/man/man$$n/ || exit 1; done
 

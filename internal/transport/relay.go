@@ -338,6 +338,7 @@ func (w *attempt) send(ctx context.Context, s *session) (again bool) {
 	case !s.Usable():
 		w.fail(ours("4.5.0", "The server speaks without being asked", nil), s.relay)
 	}
+	welcome := false // a recipient was taken: servers count refusals, and slow down or drop who collects them
 	for len(w.todo) > 0 && s.Usable() {
 		rcpts := make([]envelope.Recipient, len(w.todo))
 		for i, n := range w.todo {
@@ -355,6 +356,7 @@ func (w *attempt) send(ctx context.Context, s *session) (again bool) {
 				unsent = o.Err
 			}
 			taken = taken || o.Err == nil
+			welcome = welcome || taken
 			if o.Unsent || taken && tooMany(o) {
 				left = append(left, n)
 			}
@@ -366,7 +368,11 @@ func (w *attempt) send(ctx context.Context, s *session) (again bool) {
 			return false
 		}
 	}
-	w.t.idle.put(s)
+	if welcome {
+		w.t.idle.put(s)
+	} else {
+		w.t.idle.bye(s)
+	}
 	return len(w.todo) > 0 && ctx.Err() == nil
 }
 

@@ -317,13 +317,11 @@ func TestFixedHosts(t *testing.T) {
 func TestReuse(t *testing.T) {
 	again := mail2 + taken
 	h := network(t, map[string][]string{"127.0.0.1": {hello + again + again + mail2 + `
-		S| "250 ok\r\n550 5.1.1 no\r\n550 5.1.1 no\r\n503 no\r\n"
-		C: RSET
 		S: 421 4.4.2 idle too long
 		CLOSE`, take}})
 	h.mx["b.example"], h.addrs["one"] = "one", []string{"127.0.0.1"}
 	tr := h.transport()
-	for i, want := range []string{"250", "250", "550", "250"} {
+	for i, want := range []string{"250", "250", "250"} {
 		m := enqueue(t, letter, "a@a.example", "b@b.example", "c@b.example")
 		for _, line := range strings.Split(h.summary(tr.Attempt(context.Background(), all(m, dest(t, "mx:")))), "\n") {
 			if !strings.HasPrefix(line, want) {
@@ -336,6 +334,23 @@ func TestReuse(t *testing.T) {
 		t.Errorf("%d connections", len(h.connected))
 	}
 	tr.Close() // a second time is no harm
+}
+
+// TestRefusedSessionEnds: a session in which nobody was taken is not kept, since servers count refusals.
+func TestRefusedSessionEnds(t *testing.T) {
+	h := network(t, map[string][]string{"127.0.0.1": {hello + mail2 + `
+		S| "250 ok\r\n550 5.1.1 no\r\n550 5.1.1 no\r\n503 no\r\n"
+		C: QUIT
+		S: 221 bye`}})
+	h.mx["b.example"], h.addrs["one"] = "one", []string{"127.0.0.1"}
+	tr := h.transport()
+	defer tr.Close()
+	m := enqueue(t, letter, "a@a.example", "b@b.example", "c@b.example")
+	for _, line := range strings.Split(h.summary(tr.Attempt(context.Background(), all(m, dest(t, "mx:")))), "\n") {
+		if !strings.HasPrefix(line, "550") {
+			t.Errorf("got %s", line)
+		}
+	}
 }
 
 // TestPool fills the pool beyond its bound, lets a session expire, and puts one back after Close.
