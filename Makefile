@@ -45,7 +45,7 @@ install: all
 	for p in $(PROGRAMS); do cp bin/$$p $(DESTDIR)$(PREFIX)/bin/.$$p.new && chmod 755 $(DESTDIR)$(PREFIX)/bin/.$$p.new && \
 	    mv -f $(DESTDIR)$(PREFIX)/bin/.$$p.new $(DESTDIR)$(PREFIX)/bin/$$p || exit 1; done
 	ln -sf sendmail $(DESTDIR)$(PREFIX)/bin/newaliases
-	f=$(DESTDIR)$(PREFIX)/sbin/sendmail; { [ -f $$f ] && [ ! -h $$f ]; } || ln -sf ../bin/sendmail $$f # sbin may be bin
+	cd $(DESTDIR)$(PREFIX) && [ "$$(cd sbin && pwd -P)" = "$$(cd bin && pwd -P)" ] || ln -sf ../bin/sendmail $(DESTDIR)$(PREFIX)/sbin/sendmail
 	for n in 1 5 7 8; do mkdir -p $(DESTDIR)$(PREFIX)/share/man/man$$n && \
 	    cp man/*.$$n $(DESTDIR)$(PREFIX)/share/man/man$$n/ || exit 1; done
 

@@ -39,7 +39,11 @@ func (i Item) String() string {
 	case i.Final:
 		return `\` + i.Address.String()
 	}
-	return i.Address.String()
+	s := i.Address.String()
+	if strings.HasPrefix(s, "/") || strings.HasPrefix(s, "|") || strings.HasPrefix(s, "#") { // a local part may; bare it would be something else
+		return "<" + s + ">"
+	}
+	return s
 }
 
 // MaxItems bounds the items of one list.

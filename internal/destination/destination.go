@@ -198,11 +198,7 @@ func (d Destination) String() string {
 		words := make([]string, len(d.Args))
 		for i, w := range d.Args {
 			if w == "" || strings.ContainsAny(w, " \t\"'") {
-				q := `"`
-				if strings.Contains(w, q) {
-					q = "'"
-				}
-				w = q + w + q
+				w = `"` + strings.ReplaceAll(w, `"`, `"'"'"`) + `"`
 			}
 			words[i] = w
 		}

@@ -641,3 +641,33 @@ func TestNextWait(t *testing.T) {
 		}
 	}
 }
+
+// TestPerTransaction: a hundred recipients go in one transaction, the next in another, and a program gets one.
+func TestPerTransaction(t *testing.T) {
+	for _, tt := range []struct {
+		kind destination.Kind
+		want []int
+	}{{destination.MX, []int{1, 100}}, {destination.LMTP, []int{1, 100}}, {destination.Pipe, slices.Repeat([]int{1}, 101)}} {
+		g := newRig(t, func(string) *status.Error { return nil })
+		g.policy.Routes.Table = map[string]destination.Destination{"*": {Kind: tt.kind}}
+		var mu sync.Mutex
+		var sizes []int
+		inner := g.Attempt
+		g.Attempt = func(ctx context.Context, r transport.Request) []transport.Result {
+			mu.Lock()
+			sizes = append(sizes, len(r.Rcpts))
+			mu.Unlock()
+			return inner(ctx, r)
+		}
+		var rcpts []envelope.Recipient
+		for i := range 101 {
+			rcpts = append(rcpts, to(fmt.Sprintf("u%d@south.example", i)))
+		}
+		g.put(t, "", rcpts...)
+		g.once(t)
+		slices.Sort(sizes)
+		if !slices.Equal(sizes, tt.want) {
+			t.Errorf("%v: %v", tt.kind, sizes)
+		}
+	}
+}

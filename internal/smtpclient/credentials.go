@@ -40,9 +40,13 @@ func LoadCredentials(path string) (Credentials, error) {
 	if err != nil && n < len(text) {
 		return nil, fmt.Errorf("cannot read credentials: %w", err)
 	}
+	return parseCredentials(string(text), path)
+}
+
+func parseCredentials(text, path string) (Credentials, error) {
 	c := Credentials{}
 	number := 0
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(text) {
 		number++
 		line = strings.TrimRight(line, "\r\n")
 		if line == "" || line[0] == '#' {

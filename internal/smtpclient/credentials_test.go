@@ -46,3 +46,19 @@ func TestLoadCredentials(t *testing.T) {
 		t.Errorf("%v, %v", c, err)
 	}
 }
+
+// FuzzCredentials: whatever is accepted has a host, a user and a password in one line.
+func FuzzCredentials(f *testing.F) {
+	f.Add("# c\nhost user pass word\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		c, err := parseCredentials(text, "f")
+		if err != nil {
+			return
+		}
+		for key, password := range c {
+			if key[0] == "" || key[1] == "" || password == "" || strings.Contains(password, "\n") {
+				t.Fatalf("%q gives %q %q", text, key, password)
+			}
+		}
+	})
+}

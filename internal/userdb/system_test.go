@@ -238,3 +238,19 @@ func TestCheckpasswordGivesUp(t *testing.T) {
 		t.Errorf("got %v, want context.DeadlineExceeded", err)
 	}
 }
+
+// FuzzSystemTables: no passwd, group or shadow file does harm, and what is accepted has names.
+func FuzzSystemTables(f *testing.F) {
+	f.Add("alice:x:1000:1000:Alice:/home/alice:/bin/sh\nstaff:x:50:alice\nalice:$6$x$y:19000:0:99999:7:::\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		if users, err := parseSystemPasswd(strings.NewReader(text), "passwd"); err == nil {
+			for name := range users {
+				if name == "" || strings.ContainsAny(name, ":\n") {
+					t.Fatalf("%q has user %q", text, name)
+				}
+			}
+		}
+		_, _ = parseGroup(strings.NewReader(text), "group")
+		_, _ = parseShadow(strings.NewReader(text), "shadow")
+	})
+}
