@@ -94,8 +94,10 @@ func (s *Spool) open(id string, claim bool) (m *Message, err error) {
 		}
 	}()
 	if claim {
-		if err := durable.TryFlock(f); err != nil {
+		if err := durable.TryFlock(f); errors.Is(err, durable.ErrLocked) {
 			return nil, ErrBusy
+		} else if err != nil {
+			return nil, err
 		}
 	}
 	var st unix.Stat_t

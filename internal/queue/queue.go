@@ -208,8 +208,9 @@ func (s *Spool) Clean() error {
 		return true
 	})
 	err2 := s.state.Names(func(name string) bool {
-		if ValidID(name) {
-			if there, err := s.queue.Exists(name); there || err != nil {
+		id, _, _ := strings.Cut(strings.TrimPrefix(name, "."), ".") // of a state, or of one that is being written
+		if ValidID(id) {
+			if there, err := s.queue.Exists(id); there || err != nil {
 				return true
 			}
 		}

@@ -3,6 +3,7 @@ package runner
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -58,7 +59,9 @@ func (l *loop) opened(e *entry, m *queue.Message, err error) {
 		return
 	}
 	if e.kept != nil {
+		hold := m.State.Hold // a person's word, which only the disk has
 		m.State = *e.kept
+		m.State.Hold = hold
 	}
 	if m.State.Hold {
 		m.Close()
@@ -81,40 +84,34 @@ func (m *mail) begin(now time.Time) {
 	}
 	st.Waited += min(max(0, since), 2*planned)
 	st.Last = now
-	m.over = st.Waited > p.Lifetime
+	m.over = st.Attempts > 0 && st.Waited > p.Lifetime
 	m.next = now.Add(p.nextWait(st.Attempts + 1))
 }
 
-// enlist puts jobs into their lanes. A lane that has enough to do, with other messages, is left out: the message comes back for it.
+// enlist puts jobs into their lanes. A message that is all for one lane which has enough to do is put back, unclaimed, until the lane calls it; one
+// for several lanes goes to all, since its other recipients must not wait.
 func (l *loop) enlist(m *mail, jobs []*job) {
-	var full *lane
-	enough := map[*lane]bool{}
+	if len(jobs) == 0 { // all are settled; a report or the removal is still to be done
+		l.finish(m)
+		return
+	}
+	name := jobs[0].lane
+	several := slices.ContainsFunc(jobs, func(j *job) bool { return j.lane != name })
+	if at := l.lanes[name]; !several && at != nil && len(at.waiting) >= 2*m.policy.Concurrency {
+		m.msg.Close()
+		l.claimed--
+		l.put(m.entry, m.entry.due, parked)
+		at.parked = append(at.parked, m.entry)
+		return
+	}
 	for _, j := range jobs {
 		at := l.lanes[j.lane]
 		if at == nil {
 			at = &lane{}
 			l.lanes[j.lane] = at
 		}
-		if _, seen := enough[at]; !seen {
-			enough[at] = len(at.waiting) >= 2*m.policy.Concurrency
-		}
-		if enough[at] {
-			full = at
-			continue
-		}
 		at.waiting = append(at.waiting, j)
 		m.left++
-	}
-	switch {
-	case full != nil && m.left == 0:
-		m.msg.Close()
-		l.claimed--
-		l.put(m.entry, m.entry.due, parked)
-		full.parked = append(full.parked, m.entry)
-	case full != nil:
-		m.next = clock.Now().Add(min(closedFor, m.policy.First))
-	case m.left == 0: // all are settled; a report or the removal is still to be done
-		l.finish(m)
 	}
 }
 
@@ -195,7 +192,7 @@ func (l *loop) note(m *mail, i int, dest destination.Destination, r transport.Re
 	case r.Err.Temporary():
 		o.Last = status.Permanent(554, "5.4.7", "Could not be delivered in time; the last answer was: "+strings.TrimSpace(r.Err.Reply()), r.Err.Err)
 	}
-	o.Progress = queue.Failed
+	o.Progress, o.Said = queue.Failed, o.Said && o.Last == r.Err
 	o.Told = e.From.IsNull() || !e.Rcpts[i].Wants("FAILURE") // no report on a report (RFC 5321 6.1)
 	l.Log.Bounced(d, o.Last)
 }

@@ -97,6 +97,9 @@ func (r *Runner) Run(ctx context.Context, mode Mode) error {
 	defer trigger.Close()
 	go l.listen(trigger)
 	l.run()
+	if mode != Stay {
+		return l.failed
+	}
 	return nil
 }
 
@@ -106,6 +109,8 @@ type entry struct {
 	due   time.Time
 	index int // in the heap; -1 when it is not there
 	place place
+	moved int          // l.moves when it was last put
+	lane  *lane        // that has called it back from parking
 	kept  *queue.State // what could not be recorded; nil: the state on disk is true
 }
 
@@ -129,6 +134,7 @@ type lane struct {
 	waiting []*job
 	parked  []*entry
 	active  int
+	coming  int           // called back, not here yet
 	closed  time.Time     // until when
 	why     *status.Error // it was closed
 }
@@ -143,11 +149,13 @@ type loop struct {
 	known    map[string]*entry
 	due      dueHeap
 	lanes    map[string]*lane
-	claimed  int  // messages being worked on
-	running  int  // jobs
-	cleaning bool // what crashed writers left is being removed
-	looking  bool // the queue is being read
-	again    bool // and is to be read once more
+	moves    int   // counts puts
+	claimed  int   // messages being worked on
+	running  int   // jobs
+	cleaning bool  // what crashed writers left is being removed
+	failed   error // why the queue could not be read the last time
+	looking  bool  // the queue is being read
+	again    bool  // and is to be read once more
 }
 
 // post hands an event to the loop.
@@ -260,6 +268,7 @@ func (l *loop) look(all bool) {
 			skip[id] = true
 		}
 	}
+	asOf := l.moves
 	latest := clock.Now().Add(l.Policy().Longest * 6 / 5)
 	l.async(func() {
 		ids, err := l.Spool.IDs()
@@ -277,16 +286,18 @@ func (l *loop) look(all bool) {
 				}
 			}
 		}
-		l.post(func() { l.found(found, skip, err) })
+		l.post(func() { l.found(found, skip, asOf, err) })
 	}, func() { l.looking = false })
 }
 
-func (l *loop) found(found []*entry, skip map[string]bool, err error) {
+func (l *loop) found(found []*entry, skip map[string]bool, asOf int, err error) {
 	l.looking = false
 	if err != nil {
 		l.Log.Problem("", err)
+		l.failed = err
 		return
 	}
+	l.failed = nil
 	there := make(map[string]bool, len(found))
 	for _, f := range found {
 		there[f.id] = true
@@ -295,7 +306,7 @@ func (l *loop) found(found []*entry, skip map[string]bool, err error) {
 		case e == nil && !skip[f.id]:
 			l.known[f.id] = f
 			l.put(f, f.due, f.place)
-		case e == nil || skip[f.id] || e.place == working || e.place == parked:
+		case e == nil || skip[f.id] || e.place == working || e.place == parked || e.moved > asOf:
 		case f.place == held || e.place == held || !f.due.Equal(e.due):
 			l.take(e)
 			l.put(e, f.due, f.place)
@@ -324,7 +335,8 @@ func (l *loop) add(id string) {
 
 // put puts an entry to where it waits.
 func (l *loop) put(e *entry, due time.Time, where place) {
-	e.due, e.place = due, where
+	l.moves++
+	e.due, e.place, e.moved = due, where, l.moves
 	if where == waiting {
 		heap.Push(&l.due, e)
 	}
@@ -332,8 +344,17 @@ func (l *loop) put(e *entry, due time.Time, where place) {
 
 // take takes an entry out of the heap, if it is there.
 func (l *loop) take(e *entry) {
+	l.arrived(e)
 	if e.index >= 0 {
 		heap.Remove(&l.due, e.index)
+	}
+}
+
+// arrived notes that an entry which its lane has called back is on its own again.
+func (l *loop) arrived(e *entry) {
+	if e.lane != nil {
+		e.lane.coming--
+		e.lane = nil
 	}
 }
 
@@ -346,8 +367,8 @@ func (l *loop) start() {
 		l.claimed++
 		l.async(func() {
 			m, err := l.Spool.Claim(e.id)
-			l.post(func() { l.opened(e, m, err) })
-		}, func() { l.later(e, clock.Now().Add(p.Longest)) })
+			l.post(func() { l.arrived(e); l.opened(e, m, err) })
+		}, func() { l.arrived(e); l.later(e, clock.Now().Add(p.Longest)) })
 	}
 	for name, lane := range l.lanes {
 		for len(lane.waiting) > 0 && lane.active < p.Concurrency && l.running < p.Processes {
@@ -355,13 +376,15 @@ func (l *loop) start() {
 			lane.waiting = lane.waiting[1:]
 			l.launch(lane, j)
 		}
-		if n := min(len(lane.parked), p.Concurrency); n > 0 && len(lane.waiting) < p.Concurrency { // they come back as jobs
+		if n := min(len(lane.parked), p.Concurrency-len(lane.waiting)-lane.coming); n > 0 { // they come back as jobs
+			lane.coming += n
 			for _, e := range lane.parked[:n] {
+				e.lane = lane
 				l.put(e, now, waiting)
 			}
 			lane.parked = lane.parked[n:]
 		}
-		if len(lane.waiting) == 0 && len(lane.parked) == 0 && lane.active == 0 && !lane.closed.After(now) {
+		if len(lane.waiting) == 0 && len(lane.parked) == 0 && lane.active == 0 && lane.coming == 0 && !lane.closed.After(now) {
 			delete(l.lanes, name)
 		}
 	}
@@ -406,7 +429,7 @@ func (l *loop) judge(lane *lane, results []transport.Result) {
 		return
 	}
 	for _, r := range results {
-		if r.Err == nil || r.Remote || r.Code != 0 || !r.Err.Temporary() || len(r.Err.Enhanced) < 4 || r.Err.Enhanced[:4] != "4.4." {
+		if r.Err == nil || r.Remote || r.Reached || r.Code != 0 || !r.Err.Temporary() || len(r.Err.Enhanced) < 4 || r.Err.Enhanced[:4] != "4.4." {
 			lane.closed, lane.why = time.Time{}, nil
 			return
 		}

@@ -671,3 +671,93 @@ func TestPerTransaction(t *testing.T) {
 		}
 	}
 }
+
+// TestFirstAttempt: whatever time a new message has spent in a queue that nobody ran, its first failure is not its last.
+func TestFirstAttempt(t *testing.T) {
+	g := newRig(t, func(string) *status.Error { return busy })
+	g.policy.Lifetime = time.Hour
+	now := clock.Now()
+	clock.Set(func() time.Time { return now })
+	defer clock.Set(nil)
+	g.put(t, "", to("b@south.example"))
+	now = now.Add(48 * time.Hour)
+	g.once(t)
+	if ids, _ := g.Spool.IDs(); len(ids) != 1 || strings.Contains(g.log.String(), "event=bounced") {
+		t.Errorf("queue has %v\n%s", ids, g.log.String())
+	}
+}
+
+// TestHoldIsKept: what a person says on disk counts, also while the runner goes by what it remembers.
+func TestHoldIsKept(t *testing.T) {
+	g := newRig(t, func(string) *status.Error { return busy })
+	id := g.put(t, "", to("b@south.example"))
+	m, err := g.Spool.Claim(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.State.Hold = true
+	if err := m.Record(true); err != nil {
+		t.Fatal(err)
+	}
+	l := &loop{Runner: g.Runner, ctx: t.Context(), known: map[string]*entry{}, lanes: map[string]*lane{}, claimed: 1}
+	e := &entry{id: id, index: -1, place: working, kept: &queue.State{Attempts: 3, Rcpts: make([]queue.Outcome, 1)}}
+	l.opened(e, m, nil)
+	if e.place != held || l.claimed != 0 {
+		t.Errorf("the message is at %v, %d claimed", e.place, l.claimed)
+	}
+}
+
+// TestBrokenSession: a host that breaks off one message lives, and the messages behind it are tried.
+func TestBrokenSession(t *testing.T) {
+	tried := 0
+	g := newRig(t, nil)
+	g.policy.Concurrency = 1
+	g.Attempt = func(context.Context, transport.Request) []transport.Result {
+		if tried++; tried == 1 {
+			return []transport.Result{{Err: status.Temporary(451, "4.4.2", "Connection lost", nil), Reached: true}}
+		}
+		return []transport.Result{{Code: 250}}
+	}
+	for i := range 5 {
+		g.put(t, "", to(fmt.Sprintf("u%d@south.example", i)))
+	}
+	g.once(t)
+	if ids, _ := g.Spool.IDs(); len(ids) != 1 || tried != 5 {
+		t.Errorf("%d left, %d tried", len(ids), tried)
+	}
+}
+
+// TestSeveralLanes: a lane that has enough to do does not keep a message's other recipients waiting, nor are they tried more often for it.
+func TestSeveralLanes(t *testing.T) {
+	release := make(chan struct{})
+	var mu sync.Mutex
+	tried := map[string]int{}
+	live := make(chan bool, 1)
+	g := newRig(t, nil)
+	g.policy.Concurrency = 1
+	g.Attempt = func(_ context.Context, r transport.Request) []transport.Result {
+		mu.Lock()
+		tried[r.Domain]++
+		mu.Unlock()
+		if r.Domain == "slow.example" {
+			<-release
+		} else {
+			live <- true
+		}
+		return []transport.Result{{Code: 250}}
+	}
+	for range 10 {
+		g.put(t, "", to("u@slow.example"))
+	}
+	g.put(t, "", to("u@slow.example"), to("u@live.example"))
+	ended := make(chan error)
+	go func() { ended <- g.Run(t.Context(), Once) }()
+	<-live
+	close(release)
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	if tried["live.example"] != 1 || tried["slow.example"] != 11 {
+		t.Errorf("tried %v", tried)
+	}
+}

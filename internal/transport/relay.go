@@ -69,6 +69,13 @@ func (t *Transport) relay(ctx context.Context, r Request) []Result {
 	default:
 		w.host(ctx, r.Dest.Host)
 	}
+	if ctx.Err() != nil { // what one host refused for good another, not asked any more, might have taken
+		for _, i := range w.todo {
+			if !w.results[i].Err.Temporary() {
+				w.results[i] = Result{Err: ours("4.4.2", "Attempt was stopped", ctx.Err())}
+			}
+		}
+	}
 	return w.results
 }
 
@@ -351,7 +358,7 @@ func (w *attempt) send(ctx context.Context, s *session) (again bool) {
 		taken := false
 		for i, o := range out {
 			n := w.todo[i]
-			w.results[n] = Result{Err: o.Err, Code: o.Code, Text: o.Text, Relay: s.relay, Remote: o.Code != 0, DSN: s.DSN()}
+			w.results[n] = Result{Err: o.Err, Code: o.Code, Text: o.Text, Relay: s.relay, Remote: o.Code != 0, Reached: true, DSN: s.DSN()}
 			if o.Unsent {
 				unsent = o.Err
 			}

@@ -10,8 +10,11 @@ import (
 	"testing"
 
 	"github.com/postel-mail/postel/internal/address"
+	"github.com/postel-mail/postel/internal/destination"
 	"github.com/postel-mail/postel/internal/envelope"
+	"github.com/postel-mail/postel/internal/mx"
 	"github.com/postel-mail/postel/internal/smtpclient"
+	"github.com/postel-mail/postel/internal/status"
 )
 
 // Parts of scripts.
@@ -449,5 +452,27 @@ func TestLiteral(t *testing.T) {
 	tr.Close()
 	if want := strings.Repeat("\n250 2.0.0 queued (remote) at 127.0.0.1[127.0.0.1]:PORT", 2)[1:]; got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+// TestStopIsNoVerdict: what one host refused for good is not the last word when the attempt was stopped before the next was asked.
+func TestStopIsNoVerdict(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	tr := &Transport{Hostname: "north.example", Port: 25,
+		MX: func(context.Context, string) (mx.Answer, error) {
+			return mx.Answer{Hosts: []mx.Host{{Name: "gone.example"}, {Name: "good.example"}}}, nil
+		},
+		Addresses: func(_ context.Context, host string) ([]netip.Addr, error) {
+			if host == "gone.example" {
+				return nil, status.Permanent(550, "5.4.4", "no address", nil)
+			}
+			cancel() // while the answer comes from a cache
+			return []netip.Addr{netip.MustParseAddr("192.0.2.1")}, nil
+		}}
+	m := enqueue(t, letter, "a@north.example", "b@south.example")
+	for _, r := range tr.Attempt(ctx, Request{Message: m, Rcpts: []int{0}, Dest: destination.Destination{Kind: destination.MX}, Domain: "south.example"}) {
+		if r.Err == nil || !r.Err.Temporary() {
+			t.Errorf("got %v", r.Err)
+		}
 	}
 }

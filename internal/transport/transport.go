@@ -68,12 +68,13 @@ type Request struct {
 
 // Result is what became of one recipient.
 type Result struct {
-	Err    *status.Error // nil: the destination has taken the message
-	Code   int           // of the reply that decided, 250 for a program's yes; 0 where no server has spoken
-	Text   string        // of that reply when it was a yes
-	Relay  string        // who decided: "host[address]:port", "unix:/path", "pipe", or "" where nobody was reached
-	Remote bool          // Code and text are a server's own words
-	DSN    bool          // the server keeps the requests of RFC 3461 from here on; without it a SUCCESS report says "relayed"
+	Err     *status.Error // nil: the destination has taken the message
+	Code    int           // of the reply that decided, 250 for a program's yes; 0 where no server has spoken
+	Text    string        // of that reply when it was a yes
+	Relay   string        // who decided: "host[address]:port", "unix:/path", "pipe", or "" where nobody was reached
+	Remote  bool          // Code and text are a server's own words
+	Reached bool          // a session was open: whatever became of it, the destination lives
+	DSN     bool          // the server keeps the requests of RFC 3461 from here on; without it a SUCCESS report says "relayed"
 }
 
 // Attempt tries to bring the message to the destination. It gives a result for each of r.Rcpts, in their order. When ctx ends the
