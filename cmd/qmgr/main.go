@@ -58,7 +58,7 @@ func run(args []string) int {
 			return err
 		}
 		if p.CheckOnly {
-			return t.aliases.Check()
+			return sysexits.With(sysexits.Config, t.aliases.Check())
 		}
 		if route {
 			return t.guide().Show(context.Background(), os.Stdout, args)
