@@ -213,7 +213,7 @@ func parseOutcome(value string, rcpts []Outcome) error {
 		return errOutcome
 	}
 	if code != 0 {
-		o.Last = &status.Error{Code: code, Enhanced: f[6], Text: f[7]}
+		o.Last = &status.Error{Code: code, Enhanced: f[6], Text: status.Clean(f[7])}
 	}
 	rcpts[i] = o
 	return nil
