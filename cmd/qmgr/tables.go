@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
-	"net/netip"
 	"os"
 	"slices"
 	"syscall"
@@ -92,19 +90,7 @@ func (t *tables) guide() *runner.Guide {
 // isOwnLiteral reports whether the domain of p is one of this host's addresses in brackets (RFC 5321 4.1.3).
 func isOwnLiteral(p address.Path) bool {
 	ip, ok := p.Literal()
-	if !ok {
-		return false
-	}
-	own, err := net.InterfaceAddrs()
-	if err != nil {
-		return false
-	}
-	for _, a := range own {
-		if prefix, err := netip.ParsePrefix(a.String()); err == nil && prefix.Addr().Unmap() == ip.Unmap() {
-			return true
-		}
-	}
-	return false
+	return ok && transport.IsHostAddress(ip)
 }
 
 // newTransport makes the ways out.

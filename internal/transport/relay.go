@@ -259,14 +259,14 @@ func loop(r Request) *status.Error {
 }
 
 // isOwn reports whether an address other than loopback is one of this host's.
-func isOwn(a netip.Addr) bool {
+func isOwn(a netip.Addr) bool { return !a.IsLoopback() && IsHostAddress(a) }
+
+// IsHostAddress reports whether an address is one of this host's, loopback too. It is not when the host does not tell its addresses.
+func IsHostAddress(a netip.Addr) bool {
 	own, err := net.InterfaceAddrs()
-	if err != nil || a.IsLoopback() {
-		return false
-	}
-	return slices.ContainsFunc(own, func(o net.Addr) bool {
+	return err == nil && slices.ContainsFunc(own, func(o net.Addr) bool {
 		p, err := netip.ParsePrefix(o.String())
-		return err == nil && p.Addr().Unmap() == a
+		return err == nil && p.Addr().Unmap() == a.Unmap()
 	})
 }
 
