@@ -6,6 +6,8 @@
 //	S| "text"   it writes the quoted Go string as it is
 //	C: text     the client must write text and CRLF
 //	C. text     the same, and nothing behind it before the next answer
+//	C| "text"   the client must write the quoted Go string
+//	C/ text     the client must write a line that begins with text
 //	BODY        the client must write a message, up to the line of a lone dot
 //	TLS         handshake with the certificate
 //	NOTLS       the same, but it must fail; the script ends there
@@ -102,6 +104,22 @@ func (p *player) step(step, arg string) error {
 		}
 		if step == "C." && p.r.Buffered() > 0 {
 			return errors.New("the client wrote more behind it")
+		}
+		return nil
+	case "C/":
+		line, err := p.r.ReadSlice('\n')
+		if err != nil || !strings.HasPrefix(string(line), arg) {
+			return fmt.Errorf("the client wrote %q (%v)", line, err)
+		}
+		return nil
+	case "C|":
+		want, err := strconv.Unquote(arg)
+		if err != nil {
+			return err
+		}
+		got := make([]byte, len(want))
+		if n, err := io.ReadFull(p.r, got); err != nil || string(got) != want {
+			return fmt.Errorf("the client wrote %q (%v)", got[:n], err)
 		}
 		return nil
 	case "BODY":
