@@ -82,7 +82,7 @@ type Limits struct {
 	Connections          int  `toml:"connections"`
 	ConnectionsPerClient int  `toml:"connections_per_client"`
 	Hops                 int  `toml:"hops"`
-	MinFree              Size `toml:"min_free"`
+	MinFree              Size `toml:"min_free"` // -1: queue.MinFree
 }
 
 // Load reads the file, or with "" $POSTEL_CONFIG, or DefaultFile. Only the last of the three may be missing.
@@ -123,7 +123,7 @@ func Parse(r io.Reader, name string) (*Config, error) {
 		Queue: Queue{Lifetime: Duration(5 * 24 * time.Hour), Warn: Duration(4 * time.Hour),
 			Retry:       []Duration{Duration(5 * time.Minute), Duration(4 * time.Hour)},
 			Concurrency: 20, Processes: 100},
-		Limits: Limits{MessageSize: 50 << 20, Recipients: 1000, Connections: 500, ConnectionsPerClient: 50, Hops: 50, MinFree: 64 << 20},
+		Limits: Limits{MessageSize: 50 << 20, Recipients: 1000, Connections: 500, ConnectionsPerClient: 50, Hops: 50, MinFree: -1},
 	}
 	text, err := io.ReadAll(io.LimitReader(r, maxFile+1))
 	if err == nil && len(text) > maxFile {

@@ -32,6 +32,16 @@ func OpenDir(path string) (*Dir, error) {
 	return &Dir{path: path, fd: fd}, nil
 }
 
+// EnterDir opens a directory that the caller may write but perhaps not read. It is for Create, Remove, Space and OrderOf; its names cannot be
+// read, and it cannot be flushed.
+func EnterDir(path string) (*Dir, error) {
+	fd, err := openat(unix.AT_FDCWD, path, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	return &Dir{path: path, fd: fd}, nil
+}
+
 // MakeDir opens a directory by its absolute path, and makes it and its parents first where they are missing, durably and with mode
 // 0700. Symbolic links in the path are followed.
 func MakeDir(path string) (*Dir, error) {
@@ -251,18 +261,32 @@ func (d *Dir) WriteFile(name string, data []byte, perm uint32, durable bool) err
 	return nil
 }
 
-// Free is the space in octets and the number of files that a caller without privileges can still have on d's file system. A file
-// system that does not count its files answers with a large number.
-func (d *Dir) Free() (octets, files int64, err error) {
+// Space is what is left on a file system for a caller without privileges.
+type Space struct {
+	Free, Total int64 // octets
+	Files       int64 // that can still be made; a large number where the file system does not count them
+}
+
+// Space gives what is left on d's file system.
+func (d *Dir) Space() (Space, error) {
 	var st unix.Statfs_t
 	if err := retry(func() error { return unix.Fstatfs(d.fd, &st) }); err != nil {
-		return 0, 0, d.fail("statfs", "", err)
+		return Space{}, d.fail("statfs", "", err)
 	}
-	files = int64(st.Ffree)
+	space := Space{Free: int64(st.Bavail) * st.Bsize, Total: int64(st.Blocks) * st.Bsize, Files: int64(st.Ffree)}
 	if st.Files == 0 {
-		files = 1 << 40
+		space.Files = 1 << 40
 	}
-	return int64(st.Bavail) * st.Bsize, files, nil
+	return space, nil
+}
+
+// SyncFileSystem flushes all of the file system that f is on, and then f once more so that the disk's own cache is flushed behind it. It makes
+// a name last where the caller may not read the directory that it stands in, and has to flush what others wrote too.
+func SyncFileSystem(f *os.File) error {
+	if err := retry(func() error { return unix.Syncfs(int(f.Fd())) }); err != nil {
+		return &fs.PathError{Op: "syncfs", Path: f.Name(), Err: err}
+	}
+	return f.Sync()
 }
 
 // IsFull reports whether err says that there is no space, no free file or no quota left.

@@ -53,6 +53,14 @@ func TryFlock(f *os.File) error {
 	return nil
 }
 
+// Unflock gives back the lock of TryFlock; closing the last descriptor does so too, but a moment after it tells inotify(7).
+func Unflock(f *os.File) error {
+	if err := retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_UN) }); err != nil {
+		return &fs.PathError{Op: "funlock", Path: f.Name(), Err: err}
+	}
+	return nil
+}
+
 // staleDotLock is the age at which a dot lock of an unknown holder counts as left behind: procmail and maildrop use 1024 s.
 const staleDotLock = 1024 * time.Second
 

@@ -36,7 +36,8 @@ const (
 )
 
 // OrderOf tells the order that d's file system needs, and why. RenameFsync is answered for xfs, for btrfs, and for ext4 with a
-// journal and without fast_commit, where it was tested by cutting the power; FsyncRenameFsync for everything else and whenever it cannot be told.
+// journal, where it was tested by cutting the power; FsyncRenameFsync for everything else and whenever it cannot be told. RenameFsync does not hold for
+// an ext4 of which FastCommits is true, which is asked apart since the answer may change.
 func OrderOf(d *Dir) (Order, string) {
 	var fs unix.Statfs_t
 	if err := unix.Fstatfs(d.fd, &fs); err != nil {
@@ -55,33 +56,39 @@ func OrderOf(d *Dir) (Order, string) {
 		if _, err := os.Stat("/proc/fs/jbd2/" + device + "-8"); err != nil {
 			return FsyncRenameFsync, "ext without a journal"
 		}
-		if FastCommits(d) {
-			return FsyncRenameFsync, "ext4 with fast_commit"
-		}
 		return RenameFsync, "ext4 with a journal"
 	}
 	return FsyncRenameFsync, fmt.Sprintf("file system %#x", uint64(fs.Type))
 }
 
-// FastCommits reports whether the ext4 file system of d has made fast commits, or whether that cannot be told. The feature shows nowhere
-// but in its counters, which stay zero without it and move at the first fsync with it: so one who relies on "no" asks
-// again after a fsync.
+// FastCommits reports whether d is on an ext4 file system that has made fast commits, or whether that cannot be told. The feature shows nowhere
+// but in its counters, which stay zero without it and move at the first fsync with it: so a "no" is to be asked for again
+// after a fsync.
 func FastCommits(d *Dir) bool {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(d.fd, &st); err != nil || int64(st.Type) != magicExt4 {
+		return err != nil
+	}
 	device, err := blockDevice(d)
 	if err != nil {
 		return true
 	}
-	info, err := os.ReadFile("/proc/fs/ext4/" + device + "/fc_info")
-	if errors.Is(err, os.ErrNotExist) {
+	info, err := openat(unix.AT_FDCWD, "/proc/fs/ext4/"+device+"/fc_info", unix.O_RDONLY, 0)
+	if errors.Is(err, unix.ENOENT) {
 		return false // a kernel older than the feature (5.10)
 	}
 	if err != nil {
 		return true
 	}
-	for line := range strings.Lines(string(info)) {
-		var n int64
-		var what string
-		if _, err := fmt.Sscan(line, &n, &what); err == nil && (what == "commits" || what == "ineligible") && n != 0 {
+	defer unix.Close(info)
+	var buf [256]byte // the counters stand in front
+	n, err := unix.Read(info, buf[:])
+	if err != nil {
+		return true
+	}
+	for line := range strings.Lines(string(buf[:n])) {
+		count, what, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if (what == "commits" || what == "ineligible") && count != "0" {
 			return true
 		}
 	}

@@ -7,7 +7,9 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -34,8 +36,8 @@ func (e *CorruptError) Error() string { return "queue: " + e.ID + ": " + e.Err.E
 // Unwrap gives the cause.
 func (e *CorruptError) Unwrap() error { return e.Err }
 
-// errVersion is a file that a newer postel has written. It is left alone.
-var errVersion = errors.New("unknown version of the queue format; it is left alone")
+// ErrVersion says that a file is one that a newer postel has written. It is left alone.
+var ErrVersion = errors.New("unknown version of the queue format; it is left alone")
 
 // Message is a queued message, locked by the one who claimed it.
 type Message struct {
@@ -51,9 +53,9 @@ type Message struct {
 // Claim opens and locks a message, checks it against its size and sum, and reads its state. ErrBusy and ErrGone are no faults. A file that
 // is torn or not a queue file is moved to corrupt/ and reported as *CorruptError; a file of a later version is reported and left.
 func (s *Spool) Claim(id string) (*Message, error) {
-	m, err := s.open(id, true)
+	m, err := withState(s.open(id, true, true))
 	var bad *CorruptError
-	if errors.As(err, &bad) && !errors.Is(err, errVersion) {
+	if errors.As(err, &bad) && !errors.Is(err, ErrVersion) {
 		if e := s.queue.Replace(id, s.corrupt, id); e != nil {
 			return nil, errors.Join(err, e)
 		}
@@ -63,22 +65,58 @@ func (s *Spool) Claim(id string) (*Message, error) {
 }
 
 // Peek opens a message for looking, without a lock and without reading it whole: mailq's view. It may go away at any time.
-func (s *Spool) Peek(id string) (*Message, error) { return s.open(id, false) }
+func (s *Spool) Peek(id string) (*Message, error) { return withState(s.Look(id)) }
 
-// Schedule reads when a message is due and whether it is held, from its state alone. The zero time is at once.
+// Look is Peek without the state, for who goes through a million messages: State is of no use until ReadState.
+func (s *Spool) Look(id string) (*Message, error) { return s.open(id, false, false) }
+
+// ClaimUnread is Claim for who changes a message's state, or removes it, and does not ask what is in it: it is not read whole, its sum is not checked, and
+// nothing is moved to corrupt/.
+func (s *Spool) ClaimUnread(id string) (*Message, error) { return withState(s.open(id, true, false)) }
+
+func withState(m *Message, err error) (*Message, error) {
+	if err != nil {
+		return nil, err
+	}
+	if err := m.ReadState(); err != nil {
+		m.Close()
+		return nil, err
+	}
+	return m, nil
+}
+
+// ReadState reads the state of a message as it is now.
+func (m *Message) ReadState() (err error) {
+	m.State, err = m.spool.readState(m.ID(), len(m.Envelope.Rcpts))
+	return err
+}
+
+// Schedule reads when a message is due and whether it is held, from the first lines of its state alone. The zero time is at once.
 func (s *Spool) Schedule(id string) (next time.Time, held bool) {
-	st, err := s.readState(id, -1)
+	f, err := openQuietly(s.state, id, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
 		return time.Time{}, false // the attempt will tell
+	}
+	defer f.Close()
+	var head [512]byte // more than the lines that come before the recipients
+	n, err := unix.Pread(int(f.Fd()), head[:], 0)
+	if err != nil {
+		return time.Time{}, false
+	}
+	text, _, _ := strings.Cut(string(head[:n]), "\nRcpt: ")
+	text = strings.TrimSuffix(text, "\n") + "\nEnd\n"
+	st, ok := parseState(strings.Replace(text, "\nEnd\nEnd\n", "\nEnd\n", 1), -1)
+	if !ok || st.Expire {
+		return time.Time{}, st.Hold
 	}
 	return st.Next, st.Hold
 }
 
-func (s *Spool) open(id string, claim bool) (m *Message, err error) {
+func (s *Spool) open(id string, lock, whole bool) (m *Message, err error) {
 	if !ValidID(id) {
 		return nil, ErrGone
 	}
-	f, err := s.queue.Open(id, unix.O_RDWR|unix.O_NONBLOCK, 0)
+	f, err := openQuietly(s.queue, id, unix.O_RDWR)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, ErrGone
 	}
@@ -93,7 +131,7 @@ func (s *Spool) open(id string, claim bool) (m *Message, err error) {
 			f.Close()
 		}
 	}()
-	if claim {
+	if lock {
 		if err := durable.TryFlock(f); errors.Is(err, durable.ErrLocked) {
 			return nil, ErrBusy
 		} else if err != nil {
@@ -111,7 +149,7 @@ func (s *Spool) open(id string, claim bool) (m *Message, err error) {
 		return nil, &CorruptError{ID: id, Err: errors.New("not a regular file")}
 	}
 	m = &Message{spool: s, file: f}
-	if err := m.read(st.Size, claim); err != nil {
+	if err := m.read(st.Size, whole); err != nil {
 		var io *fs.PathError
 		if errors.As(err, &io) {
 			return nil, err // the disk, not the file
@@ -121,57 +159,88 @@ func (s *Spool) open(id string, claim bool) (m *Message, err error) {
 	if m.Envelope.ID != id {
 		return nil, &CorruptError{ID: id, Err: fmt.Errorf("the file is named %s, its envelope says %s", id, m.Envelope.ID)}
 	}
-	if m.State, err = s.readState(id, len(m.Envelope.Rcpts)); err != nil {
-		return nil, err
-	}
 	return m, nil
 }
 
+// lookers are for head and envelope: one read of 4 KiB holds nearly all of them.
+var lookers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 4<<10) }}
+
+// blocks are for reading a message whole.
+var blocks = sync.Pool{New: func() any { return new([64 << 10]byte) }}
+
+// openQuietly opens a file without a new time of access, where the caller may ask for that: else a look at a million files would be a million writes.
+func openQuietly(d *durable.Dir, name string, flags int) (*os.File, error) {
+	f, err := d.Open(name, flags|unix.O_NOATIME, 0)
+	if errors.Is(err, unix.EPERM) { // another's file
+		f, err = d.Open(name, flags, 0)
+	}
+	return f, err
+}
+
 func (m *Message) read(size int64, check bool) error {
-	head := make([]byte, headLength)
-	if _, err := m.file.ReadAt(head, 0); err != nil {
+	counter := &countingReader{r: io.NewSectionReader(m.file, 0, size)}
+	buf := lookers.Get().(*bufio.Reader)
+	buf.Reset(counter)
+	defer func() {
+		buf.Reset(nil)
+		lookers.Put(buf)
+	}()
+	head, err := buf.Peek(headLength)
+	if err != nil {
 		if err == io.EOF {
 			err = io.ErrUnexpectedEOF
 		}
 		return err
 	}
-	if !strings.HasPrefix(string(head), magic) {
-		if v, ok := strings.CutPrefix(string(head), "postel-queue "); ok && v[0] >= '0' && v[0] <= '9' {
-			return errVersion
-		}
-		return errors.New("not a queue file")
-	}
-	var total int64
-	var sum uint32
-	if _, err := fmt.Sscanf(string(head), headFormat2, &total, &sum); err != nil || fmt.Sprintf(headFormat, total, sum) != string(head) {
-		return errors.New("malformed head")
+	total, sum, err := parseHead(string(head))
+	if err != nil {
+		return err
 	}
 	if total != size-int64(headLength) {
 		return fmt.Errorf("has %d octets, its head says %d", size, total+int64(headLength))
 	}
-	rest := io.NewSectionReader(m.file, int64(headLength), total)
 	if check {
 		h := &checksum{}
-		if _, err := io.CopyBuffer(struct{ io.Writer }{h}, struct{ io.Reader }{rest}, make([]byte, 64<<10)); err != nil {
+		rest := io.NewSectionReader(m.file, int64(headLength), total)
+		block := blocks.Get().(*[64 << 10]byte)
+		_, err := io.CopyBuffer(struct{ io.Writer }{h}, struct{ io.Reader }{rest}, block[:])
+		blocks.Put(block)
+		if err != nil {
 			return err
 		}
 		if h.Sum32() != sum {
 			return fmt.Errorf("sum is %08x, its head says %08x", h.Sum32(), sum)
 		}
 	}
-	counter := &countingReader{r: io.NewSectionReader(m.file, int64(headLength), total)}
-	buf := bufio.NewReader(counter)
-	var err error
+	_, _ = buf.Discard(headLength) // all of it is there
 	if m.Envelope, err = envelope.Read(buf); err != nil {
 		return err
 	}
-	m.start = int64(headLength) + counter.n - int64(buf.Buffered())
+	m.start = counter.n - int64(buf.Buffered())
 	m.size = size - m.start
 	return nil
 }
 
-// headFormat2 is headFormat for scanning, where a width limits what is read.
-const headFormat2 = magic + "Size: %20d\nSum: %8x\n"
+// parseHead reads what headFormat wrote, and nothing else.
+func parseHead(head string) (total int64, sum uint32, err error) {
+	rest, ok := strings.CutPrefix(head, magic)
+	if !ok {
+		if v, ok := strings.CutPrefix(head, "postel-queue "); ok && v[0] >= '0' && v[0] <= '9' {
+			return 0, 0, ErrVersion
+		}
+		return 0, 0, errors.New("not a queue file")
+	}
+	size, rest, _ := strings.Cut(rest, "\n")
+	size, isSize := strings.CutPrefix(size, "Size: ")
+	hex, isSum := strings.CutPrefix(rest, "Sum: ")
+	hex, ok = strings.CutSuffix(hex, "\n")
+	n, err := strconv.ParseUint(size, 10, 63)
+	h, err2 := strconv.ParseUint(hex, 16, 32)
+	if !ok || !isSize || !isSum || err != nil || err2 != nil || len(size) != 20 || len(hex) != 8 || strings.ContainsAny(hex, "ABCDEF") {
+		return 0, 0, errors.New("malformed head")
+	}
+	return int64(n), uint32(h), nil
+}
 
 type countingReader struct {
 	r io.Reader

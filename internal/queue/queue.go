@@ -3,28 +3,34 @@
 //
 // The states of a message, and what a crash leaves in each:
 //
-//	1 writing   tmp/ID exists, locked (flock)        nothing was promised; removed after an hour without a lock
+//	a leaving   drop/ID exists, locked, not flushed  nothing was promised; whole, and taken, or torn, and removed after an hour
+//	b left      drop/ID flushed, unlocked            the caller heard 0; from here the message is never lost
+//	1 writing   tmp/ID exists, locked (flock)        nothing was promised; removed after an hour without a lock. With drop/ID beside it: b
 //	2 named     queue/ID exists, locked, not flushed nothing was promised; after a power cut the file is whole, and
 //	                                                 delivered (the client sends it again: a duplicate, never a loss), or
-//	                                                 torn, told by Size and Sum, and moved to corrupt/
+//	                                                 torn, told by Size and Sum, and moved to corrupt/. With drop/ID beside it: as c, or b
+//	c collected queue/ID flushed, locked, drop/ID    as 3: Has finds it, drop/ID is removed before anything is claimed
 //	3 queued    queue/ID flushed, unlocked           the client heard 250; from here the message is never lost
 //	4 claimed   queue/ID locked by the runner        as 3
 //	5 deferred  state/ID beside it                   as 3; without a readable state every recipient counts as waiting
-//	6 removed   neither                              a removal that a power cut undoes is a second delivery, never a loss
+//	6 held      state/ID flushed, with Hold          as 3, and not tried
+//	7 expiring  state/ID flushed, with Expire        as 3, and given up at the next attempt
+//	8 reported  state/ID flushed, with "told"        as 3; the reports are queued before, so a crash in between has them sent twice
+//	9 removed   neither                              a removal that a power cut undoes is a second delivery, never a loss
+//	x corrupt   corrupt/ID                           kept for a person; a power cut may put it back, to be moved again
 //
 // With durable.FsyncRenameFsync the step from 1 to 2 comes after the file's flush and 3 is reached by flushing queue/; with
 // durable.RenameFsync the file is flushed once, under its final name. A queue file is never changed or renamed after 3, save into corrupt/;
-// what happens to its recipients is in state/ID.
+// what happens to its recipients is in state/ID. drop/ID is not renamed but copied, by 1, 2 and c: its owner could write to it for ever.
 //
 // Size and Sum make a torn file known, the lock one that is still being written; so a reader takes a file only with both.
 package queue
 
 import (
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -45,16 +51,19 @@ type Spool struct {
 	dir, tmp, queue, state, corrupt *durable.Dir
 	reason                          string       // why order was chosen
 	order                           atomic.Int32 // a durable.Order
-	confirm                         sync.Once    // asks FastCommits again after the first flush
+	confirm                         sync.Once    // asks FastCommits after the first flush
 	broken                          atomic.Bool  // a flush failed, and no probe has worked since
 	minFree                         atomic.Int64 // octets
+	flusher                         flusher
+	wakeMu                          sync.Mutex // guards waker
+	waker                           *os.File   // the trigger, for writing; nil while nobody listens
 }
 
 // triggerName is the FIFO that wakes the runner.
 const triggerName = "trigger"
 
-// Open opens the spool at path, and makes it and its folders where they are missing, mode 0700. It is not flushed at once: the first
-// message is.
+// Open opens the spool at path, and makes it and its folders where they are missing: the spool with mode 0711, so that everybody comes as far as drop/, and
+// all but drop/ with 0700.
 func Open(path string) (s *Spool, err error) {
 	defer func() {
 		if err != nil {
@@ -69,7 +78,7 @@ func Open(path string) (s *Spool, err error) {
 			return nil, err
 		}
 		defer parent.Close()
-		s.dir, err = parent.Sub(filepath.Base(path), 0o700)
+		s.dir, err = parent.Sub(filepath.Base(path), 0o711)
 	}
 	if err != nil {
 		return nil, err
@@ -80,7 +89,7 @@ func Open(path string) (s *Spool, err error) {
 			return nil, err
 		}
 	}
-	if err := s.makeTrigger(); err != nil {
+	if err := errors.Join(s.makeTrigger(), s.makeDrop()); err != nil {
 		s.Close()
 		return nil, err
 	}
@@ -90,7 +99,7 @@ func Open(path string) (s *Spool, err error) {
 	return s, nil
 }
 
-// SetMinFree sets the space in octets below which new messages are refused with 452 4.3.1; at first there is no such bound.
+// SetMinFree sets the space in octets below which new messages are refused with 452 4.3.1, or the bound that MinFree stands for; at first there is none.
 func (s *Spool) SetMinFree(octets int64) { s.minFree.Store(octets) }
 
 // Close closes the spool's folders. Writers and messages that are still open stay usable only for closing.
@@ -100,11 +109,29 @@ func (s *Spool) Close() {
 			d.Close()
 		}
 	}
+	if s.waker != nil {
+		s.waker.Close()
+	}
 }
 
 // Order says in which order files are made durable here, and why, for the log.
 func (s *Spool) Order() string {
+	if durable.Order(s.order.Load()) == durable.RenameFsync && durable.FastCommits(s.queue) {
+		s.order.Store(int32(durable.FsyncRenameFsync))
+		return durable.FsyncRenameFsync.String() + " (ext4 with fast_commit)"
+	}
 	return durable.Order(s.order.Load()).String() + " (" + s.reason + ")"
+}
+
+func (s *Spool) makeDrop() error {
+	if there, err := s.dir.Exists(dropName); there || err != nil {
+		return err
+	}
+	d, err := s.DropDir()
+	if err != nil {
+		return err
+	}
+	return d.Close()
 }
 
 func (s *Spool) makeTrigger() error {
@@ -126,12 +153,20 @@ func (s *Spool) makeTrigger() error {
 
 // Trigger makes the runner, where there is one, look at message id; with "" at the whole queue, states included. It never waits.
 func (s *Spool) Trigger(id string) {
-	f, err := s.dir.Open(triggerName, unix.O_WRONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return // ENXIO: nobody listens
+	s.wakeMu.Lock()
+	defer s.wakeMu.Unlock()
+	if s.waker == nil {
+		f, err := s.dir.Open(triggerName, unix.O_WRONLY|unix.O_NONBLOCK, 0)
+		if err != nil {
+			return // ENXIO: nobody listens
+		}
+		s.waker = f
 	}
-	defer f.Close()
-	_, _ = unix.Write(int(f.Fd()), []byte(id+"\n")) // a full pipe makes the runner look at everything
+	_, err := unix.Write(int(s.waker.Fd()), []byte(id+"\n"))
+	if err != nil && !errors.Is(err, unix.EAGAIN) { // a full pipe makes the runner look at everything
+		s.waker.Close() // EPIPE: the runner is gone, and the next one looks at everything
+		s.waker = nil
+	}
 }
 
 // Wakeups reads the trigger until f is closed. wake gets each id that was written; "" stands for anything else, and for a pipe so full that ids may
@@ -182,14 +217,23 @@ func (s *Spool) Lock() (f *os.File, err error) {
 // IDs gives the ids of all messages, in order of arrival. Files that are not named like a message are left out.
 func (s *Spool) IDs() ([]string, error) {
 	var ids []string
-	err := s.queue.Names(func(name string) bool {
-		if ValidID(name) {
-			ids = append(ids, name)
-		}
+	err := s.Each(func(id string) bool {
+		ids = append(ids, id)
 		return true
 	})
 	slices.Sort(ids)
 	return ids, err
+}
+
+// Each calls yield with the id of each message, in the order of the directory, until it returns false. Nothing is kept of a queue that is
+// large.
+func (s *Spool) Each(yield func(id string) bool) error { return each(s.queue, yield) }
+
+// EachState does the same for the messages that have a state.
+func (s *Spool) EachState(yield func(id string) bool) error { return each(s.state, yield) }
+
+func each(d *durable.Dir, yield func(id string) bool) error {
+	return d.Names(func(name string) bool { return !ValidID(name) || yield(name) })
 }
 
 // Clean removes what crashes left behind, an hour later: files in tmp/ without a lock, and in state/ those that were never finished or
@@ -237,14 +281,14 @@ func old(f *os.File) bool {
 const (
 	alphabet   = "0123456789abcdefghjkmnpqrstvwxyz"
 	timeDigits = 11
-	idLength   = 20
+	IDLength   = 20 // characters of an id
 )
 
 var lastMicros atomic.Int64
 
-// newID makes an id for a message that arrives at t. Ids of one process always ascend; ids of two hosts differ, by 45 random bits,
+// NewID makes an id for a message that arrives at t. Ids of one process always ascend; ids of two hosts differ, by 45 random bits,
 // also within one microsecond.
-func newID(t time.Time) string {
+func NewID(t time.Time) string {
 	micros := t.UnixMicro()
 	for {
 		last := lastMicros.Load()
@@ -255,14 +299,12 @@ func newID(t time.Time) string {
 			break
 		}
 	}
-	var chance [8]byte
-	_, _ = rand.Read(chance[:]) // never fails
-	var id [idLength]byte
+	var id [IDLength]byte
 	for i, n := timeDigits-1, uint64(micros); i >= 0; i-- {
 		id[i] = alphabet[n%32]
 		n /= 32
 	}
-	for i, n := timeDigits, binary.NativeEndian.Uint64(chance[:]); i < idLength; i++ {
+	for i, n := timeDigits, rand.Uint64(); i < IDLength; i++ { // from the kernel's entropy, without the time that crypto/rand needs to start
 		id[i] = alphabet[n%32]
 		n /= 32
 	}
@@ -271,7 +313,22 @@ func newID(t time.Time) string {
 
 // ValidID reports whether s has the form of a queue id.
 func ValidID(s string) bool {
-	return len(s) == idLength && strings.Trim(s, alphabet) == ""
+	return len(s) == IDLength && strings.Trim(s, alphabet) == ""
+}
+
+// SyncRemoved makes it last that messages were removed: else a power cut may bring them back.
+func (s *Spool) SyncRemoved() error { return s.queue.Sync() }
+
+// Arrival is when the message with that id arrived, as its id says it; the zero time where it is not an id.
+func Arrival(id string) time.Time {
+	if !ValidID(id) {
+		return time.Time{}
+	}
+	var micros uint64
+	for i := range timeDigits {
+		micros = micros<<5 | uint64(strings.IndexByte(alphabet, id[i]))
+	}
+	return time.UnixMicro(int64(micros)).UTC()
 }
 
 // failed gives an error of the file system the status that the client hears.

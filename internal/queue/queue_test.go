@@ -148,7 +148,7 @@ func TestLaterVersionIsLeftAlone(t *testing.T) {
 	if err := os.WriteFile(path, bytes.Replace(b, []byte("queue 1"), []byte("queue 2"), 1), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Claim(id); !errors.Is(err, errVersion) {
+	if _, err := s.Claim(id); !errors.Is(err, ErrVersion) {
 		t.Errorf("claim: %v", err)
 	}
 	if _, err := os.Stat(path); err != nil {
@@ -235,7 +235,7 @@ func TestFailedFlushIsNotBelieved(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, _ = io.WriteString(w, body)
-	if err := w.named(s.flush(func() error { return errors.New("input/output error") })); err == nil {
+	if err := s.named(w.id, s.flush(func() error { return errors.New("input/output error") })); err == nil {
 		t.Fatal("no error")
 	}
 	w.Abort()
@@ -295,7 +295,7 @@ func TestIDs(t *testing.T) {
 		wg.Go(func() {
 			last := ""
 			for range 5000 {
-				id := newID(clock.Now())
+				id := NewID(clock.Now())
 				if !ValidID(id) || id <= last {
 					t.Errorf("%q after %q", id, last)
 				}
@@ -311,7 +311,7 @@ func TestIDs(t *testing.T) {
 	}
 	wg.Wait()
 	t0 := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	if a, b := newID(t0), newID(t0.AddDate(300, 0, 0)); a >= b {
+	if a, b := NewID(t0), NewID(t0.AddDate(300, 0, 0)); a >= b {
 		t.Errorf("%q does not sort before %q", a, b)
 	}
 }
@@ -398,7 +398,7 @@ func TestTriggerOverflow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	id := newID(clock.Now())
+	id := NewID(clock.Now())
 	for range 10000 {
 		s.Trigger(id)
 	}

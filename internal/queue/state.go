@@ -46,6 +46,7 @@ type State struct {
 	Waited   time.Duration // time spent in the queue as the runner knows it: a clock that jumps, or a runner that did not run, does not add to it
 	Next     time.Time     // when the next attempt is due; the zero time is at once
 	Hold     bool          // a person keeps it back
+	Expire   bool          // a person wants it given up at the next attempt, as if its lifetime were over
 	Warned   bool          // the sender was told about the delay
 	Rcpts    []Outcome     // one for each recipient of the envelope
 }
@@ -86,6 +87,9 @@ func (s *State) appendText(b []byte) []byte {
 	if s.Hold {
 		b = append(b, "Hold: yes\n"...)
 	}
+	if s.Expire {
+		b = append(b, "Expire: yes\n"...)
+	}
 	if s.Warned {
 		b = append(b, "Warned: yes\n"...)
 	}
@@ -119,7 +123,7 @@ func (s *State) appendText(b []byte) []byte {
 // cannot be understood is an empty one.
 func (s *Spool) readState(id string, n int) (State, error) {
 	empty := State{Rcpts: make([]Outcome, max(n, 0))}
-	f, err := s.state.Open(id, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	f, err := openQuietly(s.state, id, unix.O_RDONLY|unix.O_NONBLOCK)
 	if errors.Is(err, fs.ErrNotExist) {
 		return empty, nil
 	}
@@ -166,6 +170,8 @@ func parseState(text string, n int) (State, bool) {
 			st.Next, err = time.Parse(envelope.TimeLayout, value)
 		case "Hold":
 			st.Hold = value == "yes"
+		case "Expire":
+			st.Expire = value == "yes"
 		case "Warned":
 			st.Warned = value == "yes"
 		case "Rcpt":

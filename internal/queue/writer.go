@@ -22,9 +22,10 @@ const (
 
 var buffers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 64<<10) }}
 
-// Writer is a message on its way into the queue.
+// Writer is a message on its way into the queue, or into the drop directory.
 type Writer struct {
-	spool *Spool
+	to    target
+	dir   *durable.Dir // where it is written
 	id    string
 	file  *os.File
 	buf   *bufio.Writer
@@ -34,29 +35,41 @@ type Writer struct {
 	err   error // the first that happened; sticky
 }
 
+// target is where a Writer's message goes: a Spool or a Drop.
+type target interface {
+	publish(w *Writer) error // makes the whole file last under its name; after an error it is in w.dir at most
+	wake(id string)          // the file can be had by now
+}
+
 // Create begins a message with that envelope, whose ID and Arrival it sets. The caller writes the message, lines ending in CRLF, and ends with Commit
 // or Abort. Errors carry a status: 452 4.3.1 when the disk is full or below SetMinFree's bound, else 451 4.3.0.
 func (s *Spool) Create(e *envelope.Envelope) (*Writer, error) {
+	e.Arrival = clock.Now().UTC()
+	e.ID = NewID(e.Arrival)
+	return s.create(e)
+}
+
+func (s *Spool) create(e *envelope.Envelope) (*Writer, error) {
 	if s.broken.Load() {
 		if err := s.probe(); err != nil {
 			return nil, failed(fmt.Errorf("the disk does not flush: %w", err))
 		}
 		s.broken.Store(false)
 	}
-	if free, files, err := s.tmp.Free(); err != nil {
-		return nil, failed(err)
-	} else if free < s.minFree.Load() || files < 2 {
-		return nil, status.Temporary(452, "4.3.1", "Insufficient system storage",
-			fmt.Errorf("%s has %d octets and %d files free, limits.min_free is %d", s.dir.Path(), free, files, s.minFree.Load()))
+	if err := room(s.tmp, s.minFree.Load()); err != nil {
+		return nil, err
 	}
-	e.Arrival = clock.Now().UTC()
-	e.ID = newID(e.Arrival)
-	f, err := s.tmp.Create(e.ID, 0o600)
+	return begin(s, s.tmp, e)
+}
+
+// begin makes the file and writes the envelope.
+func begin(to target, dir *durable.Dir, e *envelope.Envelope) (*Writer, error) {
+	f, err := dir.Create(e.ID, 0o600)
 	if err != nil {
 		return nil, failed(err)
 	}
-	w := &Writer{spool: s, id: e.ID, file: f, sum: &checksum{}}
-	if err := errors.Join(durable.TryFlock(f), s.tmp.Give(f)); err != nil {
+	w := &Writer{to: to, dir: dir, id: e.ID, file: f, sum: &checksum{}}
+	if err := errors.Join(durable.TryFlock(f), dir.Give(f)); err != nil {
 		w.Abort()
 		return nil, failed(err)
 	}
@@ -65,6 +78,25 @@ func (s *Spool) Create(e *envelope.Envelope) (*Writer, error) {
 	_, _ = fmt.Fprintf(w.buf, headFormat, 0, 0) // the error sticks in buf
 	w.put(append(e.AppendText(nil), '\n'))
 	return w, nil
+}
+
+// MinFree is for SetMinFree: the smaller of 64 MiB and a hundredth of the file system.
+const MinFree = -1
+
+// room says whether a new message may be begun in d, with bound octets to be left free.
+func room(d *durable.Dir, bound int64) error {
+	space, err := d.Space()
+	if err != nil {
+		return failed(err)
+	}
+	if bound == MinFree {
+		bound = min(64<<20, space.Total/100)
+	}
+	if space.Free < bound || space.Files < 2 {
+		return status.Temporary(452, "4.3.1", "Insufficient system storage",
+			fmt.Errorf("%s has %d octets and %d files free, limits.min_free is %d", d.Path(), space.Free, space.Files, bound))
+	}
+	return nil
 }
 
 // ID is the queue id.
@@ -107,12 +139,11 @@ func (w *Writer) Commit() error {
 		return w.err
 	}
 	w.close()
-	w.spool.Trigger(w.id)
+	w.to.wake(w.id)
 	return nil
 }
 
 func (w *Writer) commit() error {
-	s := w.spool
 	if err := w.buf.Flush(); err != nil {
 		return err
 	}
@@ -120,6 +151,13 @@ func (w *Writer) commit() error {
 	if _, err := w.file.WriteAt([]byte(head), 0); err != nil {
 		return err
 	}
+	return w.to.publish(w)
+}
+
+func (s *Spool) wake(id string) { s.Trigger(id) }
+
+// publish moves the file into queue/ and flushes it, in the order that the file system asks for.
+func (s *Spool) publish(w *Writer) error {
 	if durable.Order(s.order.Load()) == durable.FsyncRenameFsync {
 		if err := s.flush(w.file.Sync); err != nil {
 			return err
@@ -127,27 +165,30 @@ func (w *Writer) commit() error {
 		if err := s.tmp.Rename(w.id, s.queue, w.id); err != nil {
 			return err
 		}
-		return w.named(s.flush(s.queue.Sync))
+		return s.named(w.id, s.flush(s.queue.Sync))
 	}
 	if err := s.tmp.Rename(w.id, s.queue, w.id); err != nil {
 		return err
 	}
-	err := w.named(s.flush(w.file.Sync))
-	s.confirm.Do(func() {
-		if durable.FastCommits(s.queue) {
-			s.order.Store(int32(durable.FsyncRenameFsync))
-		}
-	})
+	err := s.named(w.id, s.flush(func() error { return s.flusher.sync(w.file, w.total) }))
+	s.confirm.Do(s.confirmOrder)
 	if err == nil && durable.Order(s.order.Load()) == durable.FsyncRenameFsync { // the one flush was not enough after all
-		err = w.named(errors.Join(s.flush(w.file.Sync), s.flush(s.queue.Sync)))
+		err = s.named(w.id, errors.Join(s.flush(w.file.Sync), s.flush(s.queue.Sync)))
 	}
 	return err
 }
 
-// named takes the message's name back when the flush behind it failed: the client will hear that it was not accepted.
-func (w *Writer) named(err error) error {
+// confirmOrder gives up the order of one flush where it does not hold.
+func (s *Spool) confirmOrder() {
+	if durable.FastCommits(s.queue) {
+		s.order.Store(int32(durable.FsyncRenameFsync))
+	}
+}
+
+// named takes a message's name back when the flush behind it failed: the client will hear that it was not accepted.
+func (s *Spool) named(id string, err error) error {
 	if err != nil {
-		err = errors.Join(err, w.spool.queue.Remove(w.id))
+		err = errors.Join(err, s.queue.Remove(id))
 	}
 	return err
 }
@@ -157,7 +198,7 @@ func (w *Writer) Abort() {
 	if w.file == nil {
 		return
 	}
-	_ = w.spool.tmp.Remove(w.id) // a message under its final name is taken back by named; what stays in tmp/ is cleaned later
+	_ = w.dir.Remove(w.id) // a message in queue/ is taken back by named; what stays in tmp/ or drop/ is cleaned later
 	if w.err == nil {
 		w.err = errors.New("queue: write after the end of the message")
 	}
@@ -191,7 +232,7 @@ func (s *Spool) flush(sync func() error) error {
 
 // probe writes and flushes a new file.
 func (s *Spool) probe() error {
-	name := "probe." + newID(clock.Now())
+	name := "probe." + NewID(clock.Now())
 	f, err := s.tmp.Create(name, 0o600)
 	if err != nil {
 		return err

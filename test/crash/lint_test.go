@@ -61,6 +61,8 @@ func unflushed(trace []event, spool string, order durable.Order, answered func(e
 			files[e.to] = &entry{content: f.content, name: true}
 		case "unlinkat":
 			delete(files, e.path)
+		case "syncfs":
+			clear(files)
 		case "fsync", "fdatasync":
 			if f != nil {
 				f.content = false
@@ -111,6 +113,7 @@ func TestLint(t *testing.T) {
 		{"answer before the fsync", "create t/1, write t/1, rename t/1 q/1, exit, fsync q/1", durable.RenameFsync, 1},
 		{"fsync that failed", "create t/1, write t/1, rename t/1 q/1, !fsync q/1, exit", durable.RenameFsync, 1},
 		{"given up", "create t/1, write t/1, unlink t/1, exit", durable.FsyncRenameFsync, 0},
+		{"the whole file system", "create q/1, write q/1, syncfs q/1, exit", durable.FsyncRenameFsync, 0},
 		{"new directory", "mkdir q, create q/1, write q/1, fsync q/1, fsync q, exit", durable.FsyncRenameFsync, 1},
 	} {
 		wrong := unflushed(parse(tt.trace), "/s", tt.order, ended)

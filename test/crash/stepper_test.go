@@ -36,6 +36,7 @@ var known = map[uint64]struct {
 	unix.SYS_WRITEV:          {"writev", args{0, -1, -1}},
 	unix.SYS_FSYNC:           {"fsync", args{0, -1, -1}},
 	unix.SYS_FDATASYNC:       {"fdatasync", args{0, -1, -1}},
+	unix.SYS_SYNCFS:          {"syncfs", args{0, -1, -1}},
 	unix.SYS_FTRUNCATE:       {"ftruncate", args{0, -1, -1}},
 	unix.SYS_FLOCK:           {"flock", args{0, -1, -1}},
 	unix.SYS_FCHMOD:          {"fchmod", args{0, -1, -1}},
@@ -92,7 +93,7 @@ func (f fault) befalls(e event) bool {
 
 var (
 	// changing are the calls that change what is on the disk: to die before another one is to die before the next of these.
-	changing = []string{"write", "pwrite64", "writev", "fsync", "fdatasync", "ftruncate", "sendfile", "copy_file_range", "openat",
+	changing = []string{"write", "pwrite64", "writev", "fsync", "fdatasync", "syncfs", "ftruncate", "sendfile", "copy_file_range", "openat",
 		"mkdirat", "mknodat", "unlinkat", "linkat", "renameat", "renameat2"}
 
 	killFamily = fault{name: "kill all", at: changing, kill: true, all: true}

@@ -1,0 +1,68 @@
+package queue
+
+import (
+	"errors"
+	"os"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// flusher flushes files, those of one moment together. The file system puts them into one commit anyway; when one goroutine waits for it in the
+// place of all, the others cost neither threads nor changes between them.
+type flusher struct {
+	turn sync.Mutex // held while a batch is flushed
+	mu   sync.Mutex // guards next
+	next *batch     // what is flushed after that; nil: nobody waits
+}
+
+type batch struct {
+	files []*os.File
+	errs  []error // of files, when done is closed
+	done  chan struct{}
+}
+
+// together is the size up to which a file is flushed with others. They would have to wait for the data of a larger one.
+const together = 256 << 10
+
+// sync flushes f, of size octets. The first of a batch flushes for all of it, as soon as the batch before is done.
+func (fl *flusher) sync(f *os.File, size int64) error {
+	if size > together {
+		return f.Sync()
+	}
+	fl.mu.Lock()
+	b := fl.next
+	if b == nil {
+		b = &batch{done: make(chan struct{})}
+		fl.next = b
+	}
+	i := len(b.files)
+	b.files = append(b.files, f)
+	fl.mu.Unlock()
+	if i > 0 {
+		<-b.done
+		return b.errs[i]
+	}
+	fl.turn.Lock()
+	defer fl.turn.Unlock()
+	fl.mu.Lock()
+	fl.next = nil
+	fl.mu.Unlock()
+	b.flush()
+	close(b.done)
+	return b.errs[0]
+}
+
+// flush gives each file a flush of its own. The data of all is on its way by then, and the last file's arrives last, so that it alone waits.
+func (b *batch) flush() {
+	b.errs = make([]error, len(b.files))
+	if len(b.files) > 1 {
+		for i, f := range b.files {
+			b.errs[i] = unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
+		}
+	}
+	for i, f := range slices.Backward(b.files) {
+		b.errs[i] = errors.Join(b.errs[i], f.Sync())
+	}
+}
