@@ -6,7 +6,7 @@ DESTDIR =
 VERSION = 0.1.0
 GO = go
 PROGRAMS = sendmail smtpd qmgr lmtpd deliver pop3d mxlookup mailq
-LDFLAGS = -s -w -X github.com/postel-mail/postel/internal/program.Version=$(VERSION)
+LDFLAGS = -s -w -X github.com/postel-mail/postel/internal/process.Version=$(VERSION)
 
 all:
 	mkdir -p bin

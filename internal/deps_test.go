@@ -20,13 +20,14 @@ var floors = [][]string{
 	3: {"queue", "mx", "smtpclient", "maildir", "mbox", "alias", "userdb", "command", "dsn", "maillog", "config", "longlines"},
 	4: {"smtpserver", "lmtpserver", "pop3server", "transport", "mailstore", "hostlist", "submission", "listing"},
 	5: {"delivery", "runner"},
-	6: {"program"},
-	7: {"daemon"},
+	6: {"process"},
+	7: {"program"},
+	8: {"daemon"},
 }
 
 // only says who may import a package, where not everybody above may.
 var only = map[string][]string{
-	"config":     {"program", "daemon", "cmd"},
+	"config":     {"process", "program", "daemon", "cmd"},
 	"activation": {"smtpserver", "lmtpserver", "pop3server", "daemon", "cmd"},
 }
 

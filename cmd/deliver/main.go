@@ -20,6 +20,7 @@ import (
 	"github.com/postel-mail/postel/internal/delivery"
 	"github.com/postel-mail/postel/internal/destination"
 	"github.com/postel-mail/postel/internal/maillog"
+	"github.com/postel-mail/postel/internal/process"
 	"github.com/postel-mail/postel/internal/program"
 	"github.com/postel-mail/postel/internal/status"
 	"github.com/postel-mail/postel/internal/sysexits"
@@ -87,7 +88,7 @@ func (d *deliver) say(err error) error {
 	}
 	fmt.Fprintf(os.Stderr, "deliver: %s %s\n", s.Enhanced, status.Clean(s.Text))
 	d.said = true
-	return sysexits.With(sysexits.FromStatus(s), program.ErrSilent)
+	return sysexits.With(sysexits.FromStatus(s), process.ErrSilent)
 }
 
 func (d *deliver) run(args []string) error {
@@ -124,11 +125,11 @@ func (d *deliver) agent(c *config.Config) (*delivery.Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	self, err := program.Beside("deliver")
+	self, err := process.Beside("deliver")
 	if err != nil {
 		return nil, err
 	}
-	sendmail, err := program.Beside("sendmail")
+	sendmail, err := process.Beside("sendmail")
 	if err != nil {
 		return nil, err
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/postel-mail/postel/internal/clock"
 	"github.com/postel-mail/postel/internal/config"
 	"github.com/postel-mail/postel/internal/delivery"
-	"github.com/postel-mail/postel/internal/program"
+	"github.com/postel-mail/postel/internal/process"
 	"github.com/postel-mail/postel/internal/status"
 )
 
@@ -41,7 +41,7 @@ func (d *deliver) message(c *config.Config, args []string) (m delivery.Message, 
 	}
 	m.Arrival = clock.Now()
 	var from string
-	in, err := program.Stdin()
+	in, err := process.Stdin()
 	if err == nil {
 		from, err = m.TakeIn(in)
 	}

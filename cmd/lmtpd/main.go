@@ -16,7 +16,7 @@ import (
 	"github.com/postel-mail/postel/internal/daemon"
 	"github.com/postel-mail/postel/internal/delivery"
 	"github.com/postel-mail/postel/internal/lmtpserver"
-	"github.com/postel-mail/postel/internal/program"
+	"github.com/postel-mail/postel/internal/process"
 	"github.com/postel-mail/postel/internal/userdb"
 )
 
@@ -56,11 +56,11 @@ func (d *lmtpd) load(c *config.Config) (daemon.Engine, error) {
 
 // agent makes the delivery agent. The programs that it starts are those beside this one.
 func (d *lmtpd) agent(c *config.Config) (*delivery.Agent, error) {
-	sendmail, err := program.Beside("sendmail")
+	sendmail, err := process.Beside("sendmail")
 	if err != nil {
 		return nil, err
 	}
-	deliver, err := program.Beside("deliver")
+	deliver, err := process.Beside("deliver")
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/postel-mail/postel/internal/hostlist"
 	"github.com/postel-mail/postel/internal/maillog"
 	"github.com/postel-mail/postel/internal/mx"
+	"github.com/postel-mail/postel/internal/process"
 	"github.com/postel-mail/postel/internal/program"
 	"github.com/postel-mail/postel/internal/sysexits"
 )
@@ -53,7 +54,7 @@ func run(args []string) int {
 		l.Named = len(args) != 1 || args[0] == "-"
 		worst, err := l.Print(args, os.Stdin, os.Stdout)
 		if err == nil && worst != sysexits.OK {
-			return sysexits.With(worst, program.ErrSilent)
+			return sysexits.With(worst, process.ErrSilent)
 		}
 		return sysexits.With(sysexits.IOErr, err) // not a broken pipe: that ends the program by its signal, as it ends cat
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/postel-mail/postel/internal/config"
 	"github.com/postel-mail/postel/internal/destination"
 	"github.com/postel-mail/postel/internal/maillog"
+	"github.com/postel-mail/postel/internal/process"
 	"github.com/postel-mail/postel/internal/program"
 	"github.com/postel-mail/postel/internal/queue"
 	"github.com/postel-mail/postel/internal/runner"
@@ -98,7 +99,7 @@ func work(ctx context.Context, p *program.Program, t *tables, mode runner.Mode, 
 		},
 	}
 	if mode == runner.Stay {
-		r.Started = func() { log.Start(program.Version, spool.Order()) }
+		r.Started = func() { log.Start(process.Version, spool.Order()) }
 	}
 	err = r.Run(ctx, mode)
 	switch {
@@ -143,7 +144,7 @@ func reload(p *program.Program, log *maillog.Log, hangups <-chan os.Signal, curr
 
 // agent is the command line of the delivery agent.
 func agent(p *program.Program) (destination.Destination, error) {
-	deliver, err := program.Beside("deliver")
+	deliver, err := process.Beside("deliver")
 	if err != nil {
 		return destination.Destination{}, err
 	}

@@ -8,7 +8,7 @@ import (
 	"os/signal"
 	"syscall"
 
-	"github.com/postel-mail/postel/internal/program"
+	"github.com/postel-mail/postel/internal/process"
 	"github.com/postel-mail/postel/internal/sysexits"
 )
 
@@ -19,7 +19,7 @@ func command(name string, common []string, args ...string) []string {
 
 // become replaces this process by another program. It returns only when that fails.
 func become(args []string) error {
-	path, err := program.Beside(args[0])
+	path, err := process.Beside(args[0])
 	if err == nil {
 		err = syscall.Exec(path, args, os.Environ())
 	}
@@ -65,7 +65,7 @@ func runAll(commands ...[]string) error {
 }
 
 func start(args []string) (*exec.Cmd, error) {
-	path, err := program.Beside(args[0])
+	path, err := process.Beside(args[0])
 	if err != nil {
 		return nil, err
 	}

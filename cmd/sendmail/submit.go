@@ -8,6 +8,7 @@ import (
 
 	"github.com/postel-mail/postel/internal/config"
 	"github.com/postel-mail/postel/internal/maillog"
+	"github.com/postel-mail/postel/internal/process"
 	"github.com/postel-mail/postel/internal/program"
 	"github.com/postel-mail/postel/internal/queue"
 	"github.com/postel-mail/postel/internal/submission"
@@ -24,7 +25,7 @@ func (f *flags) submit(p *program.Program, rcpts []string) error {
 	if err != nil {
 		return sysexits.With(sysexits.Usage, err)
 	}
-	in, err := program.Stdin()
+	in, err := process.Stdin()
 	if err != nil {
 		return sysexits.With(sysexits.IOErr, err)
 	}

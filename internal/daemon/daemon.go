@@ -16,6 +16,7 @@ import (
 	"github.com/postel-mail/postel/internal/activation"
 	"github.com/postel-mail/postel/internal/config"
 	"github.com/postel-mail/postel/internal/maillog"
+	"github.com/postel-mail/postel/internal/process"
 	"github.com/postel-mail/postel/internal/program"
 	"github.com/postel-mail/postel/internal/sysexits"
 	"github.com/postel-mail/postel/internal/userdb"
@@ -118,7 +119,7 @@ func (d *Daemon) announce(a *activation.Server, s Service) (stop func()) {
 			if s.Order != nil {
 				order = s.Order()
 			}
-			d.Log.Start(program.Version, order)
+			d.Log.Start(process.Version, order)
 		}
 		d.Log.Listening(addr)
 	}
