@@ -9,15 +9,14 @@ import (
 	"github.com/postel-mail/postel/internal/config"
 	"github.com/postel-mail/postel/internal/maillog"
 	"github.com/postel-mail/postel/internal/process"
-	"github.com/postel-mail/postel/internal/program"
 	"github.com/postel-mail/postel/internal/queue"
 	"github.com/postel-mail/postel/internal/submission"
 	"github.com/postel-mail/postel/internal/sysexits"
 )
 
 // submit queues the message on stdin.
-func (f *flags) submit(p *program.Program, rcpts []string) error {
-	c, err := p.Config()
+func (f *sendmail) submit(rcpts []string) error {
+	c, err := f.Config()
 	if err != nil {
 		return err
 	}
@@ -42,7 +41,7 @@ func (f *flags) submit(p *program.Program, rcpts []string) error {
 	if f.verbose {
 		fmt.Println("queued as", receipt.ID)
 	}
-	if log, err := p.Log(); err == nil { // a wrong --log does not undo that the message is queued
+	if log, err := f.Log(); err == nil { // a wrong --log does not undo that the message is queued
 		log.Accepted(maillog.Accepted{ID: receipt.ID, From: s.Sender, Size: receipt.Size, NRcpt: receipt.NRcpt, Client: "local", Proto: "local", UID: s.UID})
 	}
 	return nil
@@ -57,12 +56,12 @@ func explain(err error, spool string) error {
 }
 
 // submission reads the flags that are about the message.
-func (f *flags) submission(c *config.Config, rcpts []string) (*submission.Submission, error) {
+func (f *sendmail) submission(c *config.Config, rcpts []string) (*submission.Submission, error) {
 	s := &submission.Submission{Hostname: c.Hostname, MaxSize: int64(c.Limits.MessageSize), MaxHops: c.Limits.Hops,
 		FromHeader: f.readRecipients, EndAtDot: !f.ignoreDots, Relay: f.relay}
 	err := s.SetCaller(os.Getuid())
-	if err == nil && f.senderGiven {
-		err = s.SetSender(f.sender)
+	if err == nil && f.sender != nil {
+		err = s.SetSender(*f.sender)
 	}
 	if f.fullName != "" {
 		s.Name = f.fullName

@@ -136,3 +136,33 @@ func FuzzCanonical(f *testing.F) {
 		}
 	})
 }
+
+func TestFlags(t *testing.T) {
+	for _, c := range []struct{ in, want string }{
+		{"-tf x a --", "t f=x | a"},
+		{"--read-recipients b --sender= -r y", "t f= f=y | b"},
+		{"-- --sender", "| --sender"},
+		{"--sender", "! flag --sender needs a value"},
+		{"--unknown=x", "! unknown flag: --unknown (see sendmail --help)"},
+		{"--read-recipients=yes", "! flag --read-recipients takes no value (see sendmail --help)"},
+		{"-q", "! unknown flag: --queue (see sendmail --help)"},
+	} {
+		var got []string
+		flags := Flags{
+			{'t', "read-recipients", "", "", func(string) { got = append(got, "t") }},
+			{0, "sender", "ADDR", "", func(v string) { got = append(got, "f="+v) }},
+		}
+		rcpts, err := flags.Parse(strings.Fields(c.in))
+		got = append(append(got, "|"), rcpts...)
+		if err != nil {
+			got = []string{"!", err.Error()}
+		}
+		if s := strings.Join(got, " "); s != c.want {
+			t.Errorf("%q: got %q, want %q", c.in, s, c.want)
+		}
+	}
+	help := Flags{{'t', "to", "", "does this", nil}, {0, "sender", "ADDR", "does that", nil}}.Help()
+	if want := "  -t, --to            does this\n      --sender ADDR   does that\n"; help != want {
+		t.Errorf("got\n%swant\n%s", help, want)
+	}
+}
