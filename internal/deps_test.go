@@ -17,12 +17,13 @@ var floors = [][]string{
 	0: {"clock", "status", "address", "getopt"},
 	1: {"durable", "activation"},
 	2: {"sysexits", "envelope", "message", "mailbox", "destination", "sasl", "password"},
-	3: {"queue", "mx", "smtpclient", "maildir", "mbox", "alias", "userdb", "command", "dsn", "maillog", "config", "longlines"},
-	4: {"smtpserver", "lmtpserver", "pop3server", "transport", "mailstore", "hostlist", "submission", "listing"},
-	5: {"delivery", "runner"},
-	6: {"process"},
-	7: {"program"},
-	8: {"daemon"},
+	3: {"recode"},
+	4: {"queue", "mx", "smtpclient", "maildir", "mbox", "alias", "userdb", "command", "dsn", "maillog", "config"},
+	5: {"smtpserver", "lmtpserver", "pop3server", "transport", "mailstore", "hostlist", "submission", "listing"},
+	6: {"delivery", "runner"},
+	7: {"process"},
+	8: {"program"},
+	9: {"daemon"},
 }
 
 // only says who may import a package, where not everybody above may.
@@ -41,7 +42,7 @@ var banned = map[string]string{
 }
 
 // bytesOnly are the packages of the formats, which touch neither files nor network.
-var bytesOnly = []string{"envelope", "message", "mailbox", "destination", "sasl", "sysexits", "status", "address"}
+var bytesOnly = []string{"envelope", "message", "mailbox", "destination", "sasl", "sysexits", "status", "address", "recode"}
 
 func TestFloors(t *testing.T) {
 	level := map[string]int{"cmd": len(floors)}

@@ -16,9 +16,9 @@ import (
 	"github.com/postel-mail/postel/internal/address"
 	"github.com/postel-mail/postel/internal/clock"
 	"github.com/postel-mail/postel/internal/envelope"
-	"github.com/postel-mail/postel/internal/longlines"
 	"github.com/postel-mail/postel/internal/message"
 	"github.com/postel-mail/postel/internal/queue"
+	"github.com/postel-mail/postel/internal/recode"
 	"github.com/postel-mail/postel/internal/status"
 	"github.com/postel-mail/postel/internal/sysexits"
 )
@@ -121,11 +121,11 @@ func (s *Submission) queue(spool *queue.Spool, e *envelope.Envelope, h *message.
 	}
 	defer w.Abort()
 	now := clock.Now()
-	plan := &longlines.Plan{}
+	plan := &recode.Plan{}
 	if !s.Relay {
 		h.Complete(s.completion(e.ID, now))
 		if lines.Longest() > message.MaxLine || lines.HasNUL() {
-			if plan, err = longlines.New(h, body); err != nil {
+			if plan, err = recode.Lines(h, body); err != nil {
 				return nil, err
 			}
 			if _, err := body.Seek(0, io.SeekStart); err != nil {

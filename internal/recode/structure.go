@@ -1,4 +1,4 @@
-package longlines
+package recode
 
 import (
 	"bufio"
@@ -18,14 +18,17 @@ const (
 	maxBoundary = 200      // RFC 2046 5.1.1 has 70
 )
 
-// entity is a message or a part of one (RFC 2045 2.4). Offsets count from the first octet of the message's body.
+// entity is a message or a part of one (RFC 2045 2.4). Offsets count from the first octet of what is scanned.
 type entity struct {
 	media    string // "text/plain", in lower case; "" where there is no Content-Type
 	boundary string
 	encoding string // Content-Transfer-Encoding in lower case; "" where there is none
 	twice    bool   // it has that field more than once
+	mime     bool   // it has a MIME-Version
 
-	top        bool  // it is the message itself; its header stands elsewhere
+	message    bool  // it is a message, no part of a multipart
+	outermost  bool  // it is the one that all is in
+	apart      bool  // its header is not in what is scanned
 	depth      int   // in multiparts and messages
 	digest     bool  // without Content-Type it is a message (RFC 2046 5.1.5)
 	signed     bool  // part of a multipart/signed: no octet may change (RFC 1847 2.1)
@@ -34,6 +37,8 @@ type entity struct {
 	headerEnd  int64 // offset of the empty line behind its header
 	start, end int64 // its content, without the line end that belongs to a boundary behind
 	long       bool  // its content has a line over 998 octets, or a NUL
+	bare       bool  // it has a CR or LF that is not part of CRLF
+	eight      bool  // it has an octet over 127
 	charset    charset
 }
 
@@ -49,16 +54,26 @@ func (e *entity) set(f message.Field) {
 		e.media, e.boundary = parseMedia(f.Value())
 	case f.Is("Content-Transfer-Encoding"):
 		e.twice = e.fieldTo > 0
-		e.encoding = strings.ToLower(f.Value())
+		e.setEncoding(f.Value())
+	case f.Is("MIME-Version"):
+		e.mime = true
 	}
+}
+
+func (e *entity) setEncoding(value string) {
+	if i := strings.IndexAny(value, " \t(;"); i >= 0 {
+		value = value[:i]
+	}
+	e.encoding = strings.ToLower(value)
 }
 
 type scanState int
 
 const (
-	inNothing scanState = iota // preamble, epilogue, or a part that is not looked into
+	inNothing scanState = iota // a part that is not looked into
 	inHeader
 	inContent
+	inBetween // preamble or epilogue of a multipart
 )
 
 // multipart is one that the scanner is in.
@@ -67,32 +82,32 @@ type multipart struct {
 	entity
 }
 
-// scanner walks once over the lines of a body and calls leaf at the end of each part that is neither multipart nor message.
+// scanner walks once over the lines of a message or its body.
 type scanner struct {
-	leaf  func(*entity)
-	open  []multipart // outermost first
+	plan  *Plan
+	leaf  func(*entity) // is told of each part that holds no others, at its end
+	open  []multipart   // outermost first
 	part  entity
 	state scanState
+	fixed bool          // where state is inBetween: a signature covers it
 	at    int64         // offset of the line
 	line  int64         // its length so far
+	cr    bool          // the piece of it before ended in CR
+	lax   bool          // the line before ended in a bare LF: here begins no boundary
 	field message.Field // that is being read; nil for none
 	begun int64         // its offset
 }
 
-// scan reads a body with CRLF line ends whose message has header h.
-func scan(h *message.Header, body io.Reader, leaf func(*entity)) error {
-	s := &scanner{leaf: leaf, part: entity{top: true, twice: h.Count("Content-Transfer-Encoding") > 1}}
-	s.part.encoding = strings.ToLower(h.Get("Content-Transfer-Encoding"))
-	s.part.media, s.part.boundary = parseMedia(h.Get("Content-Type"))
-	s.beginContent(0)
+func (s *scanner) scan(body io.Reader) error {
 	r := bufio.NewReaderSize(body, 32<<10)
 	for {
 		b, err := r.ReadSlice('\n')
 		if len(b) > 0 {
-			s.take(b, err == nil)
+			s.take(b, err == nil || err == io.EOF)
 		}
 		if err == io.EOF {
-			s.endPart(s.at + s.line)
+			s.part.bare = s.part.bare || s.cr
+			s.endPart(s.at)
 			return nil
 		}
 		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
@@ -105,19 +120,36 @@ func scan(h *message.Header, body io.Reader, leaf func(*entity)) error {
 func (s *scanner) take(b []byte, last bool) {
 	first := s.line == 0
 	s.line += int64(len(b))
+	begins := first && last && !s.lax // it may be a boundary: those stand alone between CRLFs
+	bare := s.lineEnd(b)
 	switch {
-	case first && last && s.delimiter(b):
+	case begins && !bare && s.delimiter(b):
 	case s.state == inHeader:
 		s.header(b, first)
 	case s.state == inContent:
 		s.part.long = s.part.long || s.line > message.MaxLine+2 || bytes.IndexByte(b, 0) >= 0
+		s.part.bare = s.part.bare || bare
+		s.part.eight = s.part.eight || message.HasEightBit(b)
 		if s.part.media == "" {
 			s.part.charset.see(b)
 		}
+	case s.state == inBetween && !s.fixed && s.plan.form == sevenBit && message.HasEightBit(b):
+		s.plan.between(s.at+s.line-int64(len(b)), s.at+s.line)
 	}
 	if last {
 		s.at, s.line = s.at+s.line, 0
 	}
+}
+
+// lineEnd looks at the end of a piece, and reports whether the piece has a CR or LF that is not part of CRLF.
+func (s *scanner) lineEnd(b []byte) (bare bool) {
+	text, lf := bytes.CutSuffix(b, []byte("\n"))
+	text, cr := bytes.CutSuffix(text, []byte("\r"))
+	split := s.cr && len(b) == 1 && lf // CRLF across two pieces
+	bare = s.cr && !split || lf && !cr && !split || bytes.IndexByte(text, '\r') >= 0
+	s.cr = cr && !lf
+	s.lax = lf && !cr && !split
+	return bare
 }
 
 // delimiter takes a line if it is a boundary of an open multipart (RFC 2046 5.1.1); one of an outer multipart ends the inner ones.
@@ -132,12 +164,12 @@ func (s *scanner) delimiter(b []byte) bool {
 			continue
 		}
 		s.endPart(s.at - 2)
+		m := &s.open[i]
 		if len(rest) > 0 {
-			s.open, s.state = s.open[:i], inNothing
+			s.open, s.state, s.fixed = s.open[:i], inBetween, m.signed
 			return true
 		}
 		s.open = s.open[:i+1]
-		m := &s.open[i]
 		s.begin(entity{depth: m.depth + 1, signed: m.signed || m.media == "multipart/signed", digest: m.media == "multipart/digest"})
 		return true
 	}
@@ -189,10 +221,15 @@ func (s *scanner) beginContent(at int64) {
 	case strings.HasPrefix(media, "multipart/"):
 		s.state = inNothing
 		if follow && p.boundary != "" {
+			s.plan.composite(p)
 			s.open = append(s.open, multipart{"--" + p.boundary, *p})
+			s.state, s.fixed = inBetween, p.signed
 		}
+	case strings.HasPrefix(media, "message/global") && s.plan.form == sevenBit: // may be encoded as a whole (RFC 6532 3.7, RFC 6533)
+		p.start, s.state = at, inContent
 	case follow && (media == "message/rfc822" || media == "message/global"):
-		s.begin(entity{depth: p.depth + 1, signed: p.signed})
+		s.plan.composite(p)
+		s.begin(entity{message: true, depth: p.depth + 1, signed: p.signed})
 	case strings.HasPrefix(media, "message/"):
 		s.state = inNothing
 	default:

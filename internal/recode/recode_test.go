@@ -1,4 +1,4 @@
-package longlines
+package recode
 
 import (
 	"bufio"
@@ -28,7 +28,7 @@ func shorten(t testing.TB, in string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := New(h, bytes.NewReader(body))
+	p, err := Lines(h, bytes.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,12 +71,12 @@ func TestLongLines(t *testing.T) {
 			"MIME-Version: 1.0\n" + qp + "Content-Type: text/html\n\n" + quoted(long+"\n")},
 		{"one part", multi("Content-Type: text/plain\n", long), multi("Content-Type: text/plain\n"+qp, quoted(long))},
 		{"one part with encoding", multi("content-transfer-encoding: 7bit\nContent-Type: text/plain\n", long), multi(qp+"Content-Type: text/plain\n", quoted(long))},
-		{"one part without header", multi("", long+"\n\u00fc"), multi(qp+"Content-Type: text/plain; charset=utf-8\n", quoted(long+"\n\u00fc"))},
+		{"one part without header", multi("", long+"\n\u00fc"), multi("Content-Type: text/plain; charset=utf-8\n"+qp, quoted(long+"\n\u00fc"))},
 		{"not closed", strings.TrimSuffix(multi("Content-Type: text/plain\n", long), "--a b--\nepilogue\n"),
 			strings.TrimSuffix(multi("Content-Type: text/plain\n"+qp, quoted(long)), "--a b--\nepilogue\n")},
-		{"message in message", multi("Content-Type: message/rfc822\n", "Subject: x\n\n"+long), multi("Content-Type: message/rfc822\n", "Subject: x\n"+qp+"Content-Type: text/plain; charset=us-ascii\n\n"+quoted(long))},
+		{"message in message", multi("Content-Type: message/rfc822\n", "Subject: x\n\n"+long), multi("Content-Type: message/rfc822\n", "Subject: x\nMIME-Version: 1.0\nContent-Type: text/plain; charset=us-ascii\n"+qp+"\n"+quoted(long))},
 		{"digest", strings.Replace(multi("", "Subject: x\nContent-Type: text/plain\n\n"+long), "mixed", "digest", 1),
-			strings.Replace(multi("", "Subject: x\nContent-Type: text/plain\n"+qp+"\n"+quoted(long)), "mixed", "digest", 1)},
+			strings.Replace(multi("", "Subject: x\nContent-Type: text/plain\nMIME-Version: 1.0\n"+qp+"\n"+quoted(long)), "mixed", "digest", 1)},
 		{"base64", multi("Content-Transfer-Encoding: base64\n", b64), multi("Content-Transfer-Encoding: base64\n", strings.Join(b64lines, "\n"))},
 		{"base64 alone", "Content-Transfer-Encoding: base64\n\n" + b64 + "\n", "Content-Transfer-Encoding: base64\n\n" + strings.Join(b64lines, "\n") + "\n"},
 		{"nested", multi("Content-Type: multipart/alternative; boundary=in\n", "--in\nContent-Type: text/x\n\n"+long+"\n--in--"),
@@ -160,7 +160,7 @@ func FuzzLongLines(f *testing.F) {
 		if err != nil || h.Has("Content-Transfer-Encoding") {
 			return
 		}
-		p, err := New(h, bytes.NewReader(content))
+		p, err := Lines(h, bytes.NewReader(content))
 		if err != nil {
 			t.Fatal(err)
 		}

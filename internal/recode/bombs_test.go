@@ -1,4 +1,4 @@
-package longlines
+package recode
 
 import (
 	"bufio"
@@ -46,13 +46,12 @@ func TestLinearBody(t *testing.T) {
 		{"Content-Transfer-Encoding: base64", "A"},
 		{"Content-Transfer-Encoding: quoted-printable", "="},
 	} {
-
 		testLinear(t, "body", c.unit, func(in string) {
 			h, err := message.ReadHeader(bufio.NewReader(strings.NewReader(c.head+"\n\n")), message.MaxHeader)
 			if err != nil {
 				t.Fatal(err)
 			}
-			p, err := New(h, strings.NewReader(in))
+			p, err := Lines(h, strings.NewReader(in))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -60,6 +59,7 @@ func TestLinearBody(t *testing.T) {
 			if err := p.Copy(&out, strings.NewReader(in)); err != nil {
 				t.Fatal(err)
 			}
+			convert(t, c.head+"\n\n"+in, SevenBit)
 		})
 	}
 }
