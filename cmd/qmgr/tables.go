@@ -90,7 +90,7 @@ func (t *tables) guide() *runner.Guide {
 // isOwnLiteral reports whether the domain of p is one of this host's addresses in brackets (RFC 5321 4.1.3).
 func isOwnLiteral(p address.Path) bool {
 	ip, ok := p.Literal()
-	return ok && transport.IsHostAddress(ip)
+	return ok && mx.IsHostAddress(ip)
 }
 
 // newTransport makes the ways out.

@@ -59,7 +59,7 @@ func serve(t *testing.T) string {
 // newList gives a List that asks server, with an empty cache, and collects what it says.
 func newList(t *testing.T, server string, said *[]string) *List {
 	t.Helper()
-	r, err := mx.New(mx.Options{Servers: []string{server}})
+	r, err := mx.New(mx.Options{Servers: []string{server}, Families: func() (bool, bool) { return true, true }})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -92,6 +92,8 @@ type Options struct {
 	Timeout time.Duration                    // the whole of one look-up; 0: DefaultTimeout
 	Shuffle func(n int, swap func(i, j int)) // puts equal preferences in random order; nil: math/rand/v2
 	File    string                           // instead of /etc/resolv.conf
+	// Families says with which addresses this host can reach others; nil: as its interfaces tell.
+	Families func() (v4, v6 bool)
 }
 
 // Resolver answers questions about mail hosts. It may be used by many goroutines.
@@ -100,6 +102,8 @@ type Resolver struct {
 	cache   cache
 	timeout time.Duration
 	shuffle func(n int, swap func(i, j int))
+
+	families func() (v4, v6 bool)
 }
 
 // New makes a Resolver. It fails on a server that is not an address, or a resolv.conf that cannot be read; a missing one
@@ -111,11 +115,14 @@ func New(o Options) (*Resolver, error) {
 	if o.Shuffle == nil {
 		o.Shuffle = rand.Shuffle
 	}
+	if o.Families == nil {
+		o.Families = families
+	}
 	c, err := settings(o.Servers, cmp.Or(o.File, "/etc/resolv.conf"))
 	if err != nil {
 		return nil, err
 	}
-	return &Resolver{stub: newStub(c, o.Timeout), timeout: o.Timeout, shuffle: o.Shuffle}, nil
+	return &Resolver{stub: newStub(c, o.Timeout), timeout: o.Timeout, shuffle: o.Shuffle, families: o.Families}, nil
 }
 
 // Lookup finds the mail hosts of a domain, or of an address literal in its brackets, which is its own host. A failure is a *status.Error:
@@ -214,10 +221,11 @@ func (a Answer) Without(own ...string) (Answer, error) {
 	return a, nil
 }
 
-// Addresses finds the addresses of a mail host, at most 32, IPv6 and IPv4 in turn beginning with IPv6, each family in the order in
-// which the server gave it; so that a caller who tries only a few tries both. An address or address literal is its own; localhost is not
-// asked for (RFC 6761 6.3). Errors are those of Lookup, with ErrNoHost for a name without a usable address.
-// One family that fails while the other is known is no error.
+// Addresses finds the addresses of a mail host, at most 32, in the order in which they should be tried: IPv6 and IPv4 in turn beginning with IPv6
+// (RFC 6724 2.1 prefers it), so that a caller who tries only a few tries both, whatever is broken on one of the two ways; but last the
+// family of which this host has no address of its own to reach others with, where an attempt would be in vain. Each family is in the
+// order in which the server gave it. An address or address literal is its own; localhost is not asked for (RFC 6761 6.3). Errors are
+// those of Lookup, with ErrNoHost for a name without a usable address. One family that fails while the other is known is no error.
 func (r *Resolver) Addresses(ctx context.Context, host string) ([]netip.Addr, error) {
 	if a, ok := (address.Path{Domain: host}).Literal(); ok {
 		return []netip.Addr{a}, nil
@@ -245,7 +253,7 @@ func (r *Resolver) addresses(ctx context.Context, name string) ([]netip.Addr, er
 		return nil, ErrNoDomain
 	}
 	v6, err6 := r.ask(ctx, &left, question{name, dns.TypeAAAA})
-	switch all := inTurn(v6.addrs, v4.addrs); {
+	switch all := r.inOrder(v4.addrs, v6.addrs); {
 	case len(all) > 0:
 		return all, nil
 	case err6 == nil && !v6.exists:
@@ -256,6 +264,17 @@ func (r *Resolver) addresses(ctx context.Context, name string) ([]netip.Addr, er
 		return nil, err6
 	}
 	return nil, ErrNoHost
+}
+
+// inOrder mixes the families as Addresses has it.
+func (r *Resolver) inOrder(v4, v6 []netip.Addr) []netip.Addr {
+	switch has4, has6 := r.families(); {
+	case !has6:
+		return inTurn(slices.Concat(v4, v6), nil)
+	case !has4:
+		return inTurn(slices.Concat(v6, v4), nil)
+	}
+	return inTurn(v6, v4)
 }
 
 // inTurn mixes two lists, one of each, and drops repetitions.

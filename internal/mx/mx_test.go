@@ -109,6 +109,9 @@ func server(t testing.TB, text string) string {
 
 func resolver(t testing.TB, o Options) *Resolver {
 	t.Helper()
+	if o.Families == nil {
+		o.Families = func() (bool, bool) { return true, true }
+	}
 	r, err := New(o)
 	if err != nil {
 		t.Fatal(err)
@@ -295,6 +298,66 @@ func TestAddresses(t *testing.T) {
 		if got != tt.want {
 			t.Errorf("%q: got %s, want %s", tt.host, got, tt.want)
 		}
+	}
+}
+
+// TestFamilies: a family that this host does not have comes last.
+func TestFamilies(t *testing.T) {
+	server := server(t, zone)
+	for _, tt := range []struct {
+		v4, v6 bool
+		want   string
+	}{
+		{true, true, "[2001:db8::11 192.0.2.11 192.0.2.12]"},
+		{true, false, "[192.0.2.11 192.0.2.12 2001:db8::11]"},
+		{false, true, "[2001:db8::11 192.0.2.11 192.0.2.12]"},
+	} {
+		r := resolver(t, Options{Servers: []string{server}, Families: func() (bool, bool) { return tt.v4, tt.v6 }})
+		if got, err := r.Addresses(t.Context(), "mx1.x.example"); fmt.Sprint(got) != tt.want {
+			t.Errorf("%+v: got %v, %v", tt, got, err)
+		}
+	}
+}
+
+// TestOwn: this host knows its own addresses, is asked for them only now and then, and knows from them what it can reach.
+func TestOwn(t *testing.T) {
+	list, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range list {
+		p := netip.MustParsePrefix(a.String()).Addr()
+		if !IsHostAddress(p) || p.Is4() && !IsHostAddress(netip.AddrFrom16(p.As16())) {
+			t.Errorf("%s is not known", p)
+		}
+	}
+	if IsHostAddress(netip.MustParseAddr("198.51.100.1")) {
+		t.Error("a stranger's address counts as own")
+	}
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	clock.Set(func() time.Time { return now })
+	t.Cleanup(func() { clock.Set(nil) })
+	_ = own.get()
+	for _, tt := range []struct {
+		addrs string
+		want  string
+	}{
+		{"127.0.0.1 ::1", "true true"}, // not told: a container, say, whose addresses come later
+		{"192.0.2.1 fd00::1 fe80::1 127.0.0.1 ::1", "true false"},
+		{"10.0.0.1 2001:db8::1", "true true"},
+		{"127.0.0.1 2001:db8::1", "false true"},
+	} {
+		own.addrs = nil
+		for _, a := range strings.Fields(tt.addrs) {
+			own.addrs = append(own.addrs, netip.MustParseAddr(a))
+		}
+		if v4, v6 := families(); fmt.Sprint(v4, v6) != tt.want {
+			t.Errorf("%s: %v %v, want %s", tt.addrs, v4, v6, tt.want)
+		}
+	}
+	now = now.Add(ownTime + time.Second)
+	if IsHostAddress(netip.MustParseAddr("2001:db8::1")) {
+		t.Error("an old answer is believed for too long")
 	}
 }
 

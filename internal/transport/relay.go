@@ -16,6 +16,7 @@ import (
 	"github.com/postel-mail/postel/internal/clock"
 	"github.com/postel-mail/postel/internal/destination"
 	"github.com/postel-mail/postel/internal/envelope"
+	"github.com/postel-mail/postel/internal/mx"
 	"github.com/postel-mail/postel/internal/smtpclient"
 	"github.com/postel-mail/postel/internal/status"
 )
@@ -259,16 +260,7 @@ func loop(r Request) *status.Error {
 }
 
 // isOwn reports whether an address other than loopback is one of this host's.
-func isOwn(a netip.Addr) bool { return !a.IsLoopback() && IsHostAddress(a) }
-
-// IsHostAddress reports whether an address is one of this host's, loopback too. It is not when the host does not tell its addresses.
-func IsHostAddress(a netip.Addr) bool {
-	own, err := net.InterfaceAddrs()
-	return err == nil && slices.ContainsFunc(own, func(o net.Addr) bool {
-		p, err := netip.ParsePrefix(o.String())
-		return err == nil && p.Addr().Unmap() == a.Unmap()
-	})
-}
+func isOwn(a netip.Addr) bool { return !a.IsLoopback() && mx.IsHostAddress(a) }
 
 // visit connects to one address and hands over what it can, over several sessions where the server takes only so much in one. It
 // reports whether another address may be tried for what is left.
