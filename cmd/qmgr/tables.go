@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"maps"
@@ -12,6 +13,7 @@ import (
 	"github.com/postel-mail/postel/internal/address"
 	"github.com/postel-mail/postel/internal/alias"
 	"github.com/postel-mail/postel/internal/config"
+	"github.com/postel-mail/postel/internal/credentials"
 	"github.com/postel-mail/postel/internal/destination"
 	"github.com/postel-mail/postel/internal/mx"
 	"github.com/postel-mail/postel/internal/program"
@@ -50,9 +52,14 @@ func load(p *program.Program) (*tables, error) {
 		Hostname: c.Hostname, Lifetime: time.Duration(q.Lifetime), Warn: time.Duration(q.Warn),
 		First: time.Duration(q.Retry[0]), Longest: time.Duration(q.Retry[1]), Concurrency: q.Concurrency, Processes: q.Processes,
 	}
-	credentials, err := smtpclient.LoadCredentials(c.SMTP.Credentials)
+	logins, err := credentials.Load(c.SMTP.Credentials)
+	var certificate *tls.Certificate
+	if err == nil && c.SMTP.Certificate != "" {
+		certificate, err = clientCertificate(c)
+		logins.Certificate = true
+	}
 	if err == nil && p.CheckOnly {
-		err = checkLogins(c, credentials)
+		err = checkLogins(c, logins)
 	}
 	if err != nil {
 		return nil, sysexits.With(sysexits.Config, err)
@@ -63,16 +70,26 @@ func load(p *program.Program) (*tables, error) {
 	if t.resolver, err = mx.New(mx.Options{Servers: c.DNS.Servers}); err != nil {
 		return nil, sysexits.With(sysexits.Config, err)
 	}
-	t.transport = newTransport(c, agent, credentials, t.resolver)
+	t.transport = newTransport(c, agent, logins, t.resolver)
+	t.transport.Certificate = certificate
 	return t, nil
 }
 
-// checkLogins sees that there is a password for every destination with a login.
-func checkLogins(c *config.Config, credentials smtpclient.Credentials) error {
+// clientCertificate is what this host shows to servers that ask who it is.
+func clientCertificate(c *config.Config) (*tls.Certificate, error) {
+	pair, err := tls.LoadX509KeyPair(c.SMTP.Certificate, c.SMTP.Key)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the certificate %s with key %s: %w", c.SMTP.Certificate, c.SMTP.Key, err)
+	}
+	return &pair, nil
+}
+
+// checkLogins sees that there is a way to log in for every destination with a login.
+func checkLogins(c *config.Config, logins *credentials.Credentials) error {
 	var missing []error
 	for _, d := range append(slices.Collect(maps.Values(c.Routes)), c.Local) {
 		if d.User != "" {
-			if _, err := credentials.Password(d.Host, d.User); err != nil {
+			if _, err := logins.Login(d.Host, d.User); err != nil {
 				missing = append(missing, fmt.Errorf("%s: %w, needed for %s", c.SMTP.Credentials, err, d))
 			}
 		}
@@ -94,14 +111,14 @@ func isOwnLiteral(p address.Path) bool {
 }
 
 // newTransport makes the ways out.
-func newTransport(c *config.Config, agent destination.Destination, credentials smtpclient.Credentials, r *mx.Resolver) *transport.Transport {
+func newTransport(c *config.Config, agent destination.Destination, logins *credentials.Credentials, r *mx.Resolver) *transport.Transport {
 	level := map[config.TLSLevel]smtpclient.TLS{
 		config.TLSOpportunistic: smtpclient.Opportunistic, config.TLSOff: smtpclient.Off, config.TLSRequire: smtpclient.Require,
 	}
 	return &transport.Transport{
 		Hostname: c.Hostname, Port: c.SMTP.Port, Bind: c.SMTP.Bind, TLS: level[c.SMTP.TLS],
 		MX: r.Lookup, Addresses: r.Addresses, RefuseLoopback: c.SMTP.Port == 25,
-		Credentials: credentials.Password, Delimiter: c.RecipientDelimiter,
+		Credentials: logins.Login, Delimiter: c.RecipientDelimiter,
 		Deliver: agent.Args, ProgramUser: programUser(),
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,6 +37,7 @@ type Spec struct {
 	Args       []string            // program and arguments; a program without a slash is looked for in /usr/local/bin, /usr/bin and /bin
 	Env        []string            // the whole environment, as Words.Environ makes it; nothing is inherited
 	Stdin      *os.File            // placed at the message's first octet; nil is /dev/null
+	Stdout     io.Writer           // nil: the output is part of the outcome
 	Dir        string              // working directory; "" is /
 	Credential *syscall.Credential // user, group and groups to run as; nil is this process's own
 	Limit      time.Duration       // 0 is the package's Limit
@@ -61,6 +63,9 @@ func Run(ctx context.Context, s Spec) *status.Error {
 		SysProcAttr: &syscall.SysProcAttr{Setpgid: true, Credential: s.Credential}}
 	if s.Stdin != nil { // a nil *os.File in the interface would not be nil
 		cmd.Stdin = s.Stdin
+	}
+	if s.Stdout != nil {
+		cmd.Stdout = s.Stdout
 	}
 	if cmd.Dir == "" {
 		cmd.Dir = "/"

@@ -52,6 +52,8 @@ type SMTP struct {
 	Bind        []netip.Addr `toml:"bind"`
 	TLS         TLSLevel     `toml:"tls"`
 	Credentials string       `toml:"credentials"`
+	Certificate string       `toml:"certificate"`
+	Key         string       `toml:"key"`
 }
 
 // DNS is [dns].
@@ -221,6 +223,10 @@ func (c *Config) check() (key string, err error) {
 		return "queue.lifetime", errors.New("must be longer than nothing")
 	case c.SMTP.Port < 1 || c.SMTP.Port > 65535:
 		return "smtp.port", fmt.Errorf("%d is not a port", c.SMTP.Port)
+	case c.SMTP.Certificate == "" && c.SMTP.Key != "":
+		return "smtp.key", errors.New("smtp.certificate is missing")
+	case c.SMTP.Certificate != "" && c.SMTP.Key == "":
+		return "smtp.certificate", errors.New("smtp.key is missing")
 	case l.Recipients < 100:
 		return "limits.recipients", errors.New("must be 100 or more (RFC 5321 4.5.3.1.8)")
 	case l.MessageSize < 64<<10:

@@ -8,19 +8,24 @@ import (
 	"io"
 
 	"github.com/postel-mail/postel/internal/message"
+	"github.com/postel-mail/postel/internal/recode"
 )
 
 // blockSize is how much of a message is in memory at a time.
-const blockSize = 32 << 10
+const blockSize = 64 << 10
 
 // content reads a message in blocks, once to learn what it needs and once to send it. A message of one block is read only once.
 type content struct {
 	body   *io.SectionReader
 	block  []byte
-	held   int  // octets in block, when it holds the whole message
-	whole  bool // block holds the whole message
-	eight  bool // has octets over 127
-	header bool // has them in its header
+	plan   *recode.Plan // what is sent is a conversion of body; nil for body itself
+	binary bool         // CR and LF are octets as all others
+
+	whole  bool  // block holds the whole message
+	size   int64 // octets as they are sent, without what the protocol adds
+	open   bool  // its last line has no end
+	eight  bool  // it has octets over 127
+	header bool  // it has them in its header
 }
 
 // errLineEnd says that a message has a CR or LF that is not part of CRLF. On the wire it could end the message where a lax server
@@ -30,9 +35,18 @@ var errLineEnd = errors.New("message has a bare CR or LF")
 // each calls f with the message's blocks in order.
 func (c *content) each(f func(block []byte) error) error {
 	if c.whole {
-		return f(c.block[:c.held])
+		return f(c.block[:c.size])
 	}
-	for at, size := int64(0), c.body.Size(); at < size; {
+	size := c.body.Size()
+	if c.plan != nil {
+		counted := &counter{r: io.NewSectionReader(c.body, 0, size)}
+		err := c.plan.Copy(blocks(f), counted)
+		if err == io.EOF || err == nil && counted.n < size {
+			err = io.ErrUnexpectedEOF
+		}
+		return err
+	}
+	for at := int64(0); at < size; {
 		n, err := c.body.ReadAt(c.block[:min(int64(len(c.block)), size-at)], at)
 		if n == 0 && err == nil || err == io.EOF && at+int64(n) < size {
 			err = io.ErrUnexpectedEOF
@@ -48,11 +62,34 @@ func (c *content) each(f func(block []byte) error) error {
 	return nil
 }
 
-// scan reads the message once: it must have CRLF line ends only.
+// blocks is a function of blocks as a writer.
+type blocks func([]byte) error
+
+func (f blocks) Write(b []byte) (int, error) { return len(b), f(b) }
+
+// counter counts what is read.
+type counter struct {
+	r io.Reader
+	n int64
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	return n, err
+}
+
+// scan reads the message once. Unless it is binary it must have CRLF line ends only.
 func (c *content) scan() error {
-	var lines lineChecker
+	c.size, c.open, c.eight, c.header = 0, false, false, false
+	lines := lineChecker{any: c.binary}
 	var end headerEnd
 	err := c.each(func(block []byte) error {
+		if len(block) == 0 {
+			return nil
+		}
+		c.size += int64(len(block))
+		c.open = block[len(block)-1] != '\n'
 		head := end.within(block)
 		c.header = c.header || message.HasEightBit(block[:head])
 		c.eight = c.eight || c.header || message.HasEightBit(block[head:])
@@ -61,9 +98,25 @@ func (c *content) scan() error {
 	if err == nil {
 		err = lines.end()
 	}
-	c.whole = err == nil && c.body.Size() <= int64(len(c.block))
-	c.held = int(min(c.body.Size(), int64(len(c.block))))
+	c.whole = err == nil && c.plan == nil && c.size <= int64(len(c.block))
 	return err
+}
+
+// convert makes what is sent a conversion of the message, and scans that.
+func (c *content) convert(plan func(io.Reader) (*recode.Plan, error)) (err error) {
+	c.binary, c.whole = false, false
+	if c.plan, err = plan(io.NewSectionReader(c.body, 0, c.body.Size())); err != nil {
+		return err
+	}
+	return c.scan()
+}
+
+// length is how many octets the server gets, without stuffing and the final dot: an open last line is ended.
+func (c *content) length() int64 {
+	if c.open && !c.binary {
+		return c.size + 2
+	}
+	return c.size
 }
 
 // headerEnd finds the empty line that ends a header, which may lie across blocks.
@@ -78,14 +131,21 @@ func (h *headerEnd) within(block []byte) int {
 	if !h.begun { // a message that begins with an empty line has no header
 		h.begun, h.matched = true, 2
 	}
-	for i, b := range block {
+	for i := 0; i < len(block); i++ {
 		if h.matched == len(blank) {
 			return i
 		}
-		switch {
-		case b == blank[h.matched]:
+		if h.matched == 0 {
+			cr := bytes.IndexByte(block[i:], '\r')
+			if cr < 0 {
+				break
+			}
+			i += cr
+		}
+		switch block[i] {
+		case blank[h.matched]:
 			h.matched++
-		case b == '\r':
+		case '\r':
 			h.matched = 1
 		default:
 			h.matched = 0
@@ -95,9 +155,15 @@ func (h *headerEnd) within(block []byte) int {
 }
 
 // lineChecker proves that CR and LF come only as CRLF.
-type lineChecker struct{ cr bool }
+type lineChecker struct {
+	any bool // they may come in any way
+	cr  bool
+}
 
 func (l *lineChecker) check(block []byte) error {
+	if l.any {
+		return nil
+	}
 	for len(block) > 0 {
 		if l.cr {
 			if block[0] != '\n' {
@@ -133,14 +199,17 @@ func (l *lineChecker) end() error {
 // no CR and no LF that is not part of CRLF.
 type stuffer struct {
 	w     *bufio.Writer
+	known bool // the line ends of what is written have been checked
 	lines lineChecker
 	inner bool // not at the start of a line
 }
 
 // write sends the next block of the message.
 func (s *stuffer) write(block []byte) error {
-	if err := s.lines.check(block); err != nil {
-		return err
+	if !s.known {
+		if err := s.lines.check(block); err != nil {
+			return err
+		}
 	}
 	for len(block) > 0 {
 		if !s.inner && block[0] == '.' {
@@ -148,16 +217,16 @@ func (s *stuffer) write(block []byte) error {
 				return err
 			}
 		}
-		line := block
-		lf := bytes.IndexByte(block, '\n')
-		if lf >= 0 {
-			line = block[:lf+1]
+		lines := block
+		dot := bytes.Index(block, []byte("\n."))
+		if dot >= 0 {
+			lines = block[:dot+1]
 		}
-		if _, err := s.w.Write(line); err != nil {
+		if _, err := s.w.Write(lines); err != nil {
 			return err
 		}
-		s.inner = lf < 0
-		block = block[len(line):]
+		s.inner = lines[len(lines)-1] != '\n'
+		block = block[len(lines):]
 	}
 	return nil
 }
@@ -175,4 +244,42 @@ func (s *stuffer) end() error {
 		return fmt.Errorf("end of data: %w", err)
 	}
 	return nil
+}
+
+// chunk writes a message as the one chunk of a BDAT (RFC 3030 2), whose length has been said: no octet less or more.
+type chunk struct {
+	w     *bufio.Writer
+	left  int64
+	last  func() error // is called before the last octet may go out
+	lines lineChecker
+}
+
+// errLength says that a message is not as long as it was when it was scanned.
+var errLength = errors.New("message has changed its length")
+
+func (c *chunk) write(block []byte) error {
+	if err := c.lines.check(block); err != nil {
+		return err
+	}
+	if c.left -= int64(len(block)); c.left < 0 {
+		return errLength
+	}
+	if c.left == 0 {
+		if err := c.last(); err != nil {
+			return err
+		}
+	}
+	_, err := c.w.Write(block)
+	return err
+}
+
+// end ends an open last line, which missing is the octets of.
+func (c *chunk) end(missing int64) error {
+	switch {
+	case c.left != missing:
+		return errLength
+	case missing > 0:
+		return c.write([]byte("\r\n"))
+	}
+	return c.lines.end()
 }

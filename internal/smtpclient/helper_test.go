@@ -16,15 +16,18 @@ import (
 	"github.com/postel-mail/postel/test/dialog"
 )
 
-// testCert is the certificate of mx.example, testRoots what it verifies against.
+// testCert is the certificate of mx.example, testRoots what it verifies against, clientCert the client's own.
 var (
-	testCert  tls.Certificate
-	testRoots *x509.CertPool
+	testCert, clientCert tls.Certificate
+	testRoots            *x509.CertPool
 )
 
 func TestMain(m *testing.M) {
 	var err error
 	if testCert, testRoots, err = dialog.Certificate("mx.example"); err != nil {
+		panic(err)
+	}
+	if clientCert, _, err = dialog.Certificate("client.example"); err != nil {
 		panic(err)
 	}
 	os.Exit(m.Run())
@@ -62,7 +65,7 @@ func play(t *testing.T, script string, stop ...func()) net.Conn {
 }
 
 // path, mail and text make what tests send.
-func path(t *testing.T, s string) address.Path {
+func path(t testing.TB, s string) address.Path {
 	t.Helper()
 	if s == "" {
 		return address.Path{}
@@ -74,7 +77,7 @@ func path(t *testing.T, s string) address.Path {
 	return p
 }
 
-func mail(t *testing.T, from string, to ...string) *envelope.Envelope {
+func mail(t testing.TB, from string, to ...string) *envelope.Envelope {
 	t.Helper()
 	e := &envelope.Envelope{From: path(t, from)}
 	for _, s := range to {

@@ -102,6 +102,7 @@ func serve(t *testing.T, p *peer, lmtp bool, l net.Listener) {
 		return &session{p: p}, nil
 	}))
 	s.Domain, s.LMTP, s.EnableDSN, s.EnableSMTPUTF8, s.MaxRecipients = "mx.example", lmtp, true, true, 3
+	s.EnableBINARYMIME = true
 	s.TLSConfig = &tls.Config{Certificates: []tls.Certificate{testCert}}
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()
@@ -124,7 +125,7 @@ func TestPeerSMTP(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := open(t, conn, Options{User: "u", Password: "secret", ServerName: "mx.example", Roots: testRoots})
+	c := open(t, conn, Options{Login: &Login{User: "u", Password: "secret"}, ServerName: "mx.example", Roots: testRoots})
 	if !c.tls || !c.DSN() || !c.offers("PIPELINING") || p.user != "u" {
 		t.Errorf("protected %v, extensions %v, user %q", c.tls, c.ext, p.user)
 	}
@@ -137,7 +138,7 @@ func TestPeerSMTP(t *testing.T) {
 	body := ".\r\n..dots\r\n" + strings.Repeat(strings.Repeat("x", 998)+"\r\n", 500) + "ü\r\n.\r\n"
 	want := "from a@a.example 8BITMIME HDRS id 1\nto b@b.example B@b.example\nnotify FAILURE\nto x y@b.example \nto b@b.example \n" + body
 	for range 3 {
-		out := c.Send(context.Background(), e, e.Rcpts, text(body))
+		out := c.Send(context.Background(), Mail{Envelope: e, Rcpts: e.Rcpts, Body: text(body)})
 		got := summaries(out)
 		if w := "250 2.0.0 OK: queued\n550 5.1.1 no such user\n250 2.0.0 OK: queued\n250 2.0.0 OK: queued\n452 4.5.3 Maximum limit of 3 recipients reached"; got != w {
 			t.Fatalf("got\n%s\nwant\n%s", got, w)
@@ -146,7 +147,6 @@ func TestPeerSMTP(t *testing.T) {
 			t.Fatal("not usable")
 		}
 	}
-	c.Quit()
 	if len(p.mails) != 3 {
 		t.Fatalf("%d mails", len(p.mails))
 	}
@@ -154,6 +154,55 @@ func TestPeerSMTP(t *testing.T) {
 		if m != want {
 			t.Fatalf("got %.200q, want %.200q", m, want)
 		}
+	}
+	c.Quit()
+}
+
+// TestPeerChunking sends by BDAT, which go-smtp offers.
+func TestPeerChunking(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &peer{}
+	serve(t, p, false, l)
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := open(t, conn, Options{})
+	e := mail(t, "a@a.example", "b@b.example", "no@b.example")
+	large := strings.Repeat("\xff\r\n.\r\n\r\n\n", 20_000)
+	for _, tt := range []struct {
+		rcpts      []envelope.Recipient
+		kind, body string
+		want       string
+	}{
+		{e.Rcpts[:1], "", letter, "250 2.0.0 OK: queued"},
+		{e.Rcpts, "", "open: \xff\r\n\r\nline", "250 2.0.0 OK: queued\n550 5.1.1 no such user"},
+		{e.Rcpts[1:], "", letter, "550 5.1.1 no such user"},
+		{e.Rcpts[:1], "BINARYMIME", "\r\na\n.\rb", "250 2.0.0 OK: queued"},
+		{e.Rcpts[1:], "BINARYMIME", large, "550 5.1.1 no such user"},
+		{e.Rcpts[:1], "BINARYMIME", large, "250 2.0.0 OK: queued"},
+	} {
+		e.Body = tt.kind
+		if got := summaries(c.Send(context.Background(), Mail{Envelope: e, Rcpts: tt.rcpts, Body: text(tt.body)})); got != tt.want {
+			t.Fatalf("%.40q: got\n%s\nwant\n%s", tt.body, got, tt.want)
+		}
+		if strings.HasPrefix(tt.want, "550") {
+			continue
+		}
+		if strings.HasSuffix(tt.body, "line") {
+			tt.body += "\r\n"
+			tt.kind = "8BITMIME"
+		}
+		if got, want := p.mails[len(p.mails)-1], "from a@a.example "+tt.kind+"  \nto b@b.example \n"+tt.body; got != want {
+			t.Fatalf("got %.200q, want %.200q", got, want)
+		}
+	}
+	c.Quit()
+	if len(p.mails) != 4 {
+		t.Errorf("%d mails", len(p.mails))
 	}
 }
 
@@ -167,7 +216,7 @@ func TestPeerWrongPassword(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = New(context.Background(), conn, Options{Hostname: "me.example", User: "u", Password: "wrong", ServerName: "mx.example", Roots: testRoots})
+	_, err = New(context.Background(), conn, Options{Hostname: "me.example", Login: &Login{User: "u", Password: "wrong"}, ServerName: "mx.example", Roots: testRoots})
 	if err == nil || !strings.HasPrefix(err.Error(), "451 4.7.8 Login refused: 535") {
 		t.Errorf("got %v", err)
 	}
@@ -187,16 +236,16 @@ func TestPeerLMTP(t *testing.T) {
 	c := open(t, conn, Options{LMTP: true, TLS: Off, Private: true})
 	e := mail(t, "", "b@b.example", "b@b.example", "no@b.example")
 	for range 2 {
-		got := summaries(c.Send(context.Background(), e, e.Rcpts, text(letter)))
+		got := summaries(c.Send(context.Background(), Mail{Envelope: e, Rcpts: e.Rcpts, Body: text(letter)}))
 		if w := "250 2.0.0 <b@b.example> OK: queued\n452 4.2.2 <b@b.example> full\n550 5.1.1 no such user"; got != w {
 			t.Fatalf("got\n%s\nwant\n%s", got, w)
 		}
 	}
 	one := []envelope.Recipient{e.Rcpts[2]}
-	if got := summaries(c.Send(context.Background(), e, one, text(letter))); got != "550 5.1.1 no such user" {
+	if got := summaries(c.Send(context.Background(), Mail{Envelope: e, Rcpts: one, Body: text(letter)})); got != "550 5.1.1 no such user" {
 		t.Errorf("got %s", got)
 	}
-	if got := summaries(c.Send(context.Background(), e, e.Rcpts[:1], text(letter))); got != "250 2.0.0 <b@b.example> OK: queued" {
+	if got := summaries(c.Send(context.Background(), Mail{Envelope: e, Rcpts: e.Rcpts[:1], Body: text(letter)})); got != "250 2.0.0 <b@b.example> OK: queued" {
 		t.Errorf("got %s", got)
 	}
 	c.Quit()

@@ -5,10 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
+	"time"
 
-	"github.com/postel-mail/postel/internal/address"
 	"github.com/postel-mail/postel/internal/envelope"
 	"github.com/postel-mail/postel/internal/status"
 )
@@ -16,6 +15,10 @@ import (
 // groupSize is how many octets of commands are written before their replies are read. It is less than any socket buffer holds, so
 // that client and server never both wait for the other to read (RFC 2920 3.1).
 const groupSize = 8 << 10
+
+// maxFlight is the most recipients of a message that goes out with its envelope, before the server has said anything: few enough that the replies to
+// them fit into any socket buffer.
+const maxFlight = 10
 
 // Outcome is what became of one recipient.
 type Outcome struct {
@@ -45,40 +48,61 @@ func (c *Client) Fit(rcpts []envelope.Recipient) int {
 	return most
 }
 
+// Mail is a message for some recipients.
+type Mail struct {
+	Envelope *envelope.Envelope
+	Rcpts    []envelope.Recipient // of the envelope
+	Body     *io.SectionReader    // header and body, with CRLF line ends
+	// Again says that the message has been tried before. Then no CHUNKING is used that need not be: what broke the first attempt may be a server,
+	// or something in front of it, that does not do what it offers.
+	Again bool
+}
+
 // Send hands over one message for some of its recipients in one transaction, and gives an outcome for each, in their order, equal ones
 // included. Whether the session can go on afterwards says Usable.
 //
 // When ctx ends the connection is closed and the message counts as not sent, except once the end of the message is on its way: then the
-// server may have taken it already, and its answer is awaited for up to 30 seconds more.
+// server may have taken it already, and its answer is awaited for up to 30 seconds more. An outcome whose text ends with "it may arrive twice" is
+// one where that answer did not come.
 //
 // What the server cannot take fails for good without asking it: a message over its SIZE (552 5.3.4), an address or header that needs SMTPUTF8
-// (5.6.7, 5.6.9), and octets over 127 where there is no 8BITMIME (554 5.6.3): RFC 6152 3 forbids to send them all the same, and leaves
-// conversion, which this package does not have, or the return of the message. To wait would not help.
-func (c *Client) Send(ctx context.Context, e *envelope.Envelope, rcpts []envelope.Recipient, body *io.SectionReader) []Outcome {
+// (5.6.7, 5.6.9), and what package recode cannot convert, where there is no 8BITMIME or BINARYMIME (554 5.6.3): RFC 6152 3 forbids to send
+// octets over 127 all the same, in the header too.
+//
+// Where the server has CHUNKING and PIPELINING, a message of up to 64 KiB for up to 10 recipients goes out in one flight with its envelope. That saves
+// a round trip for each message; where the server wants none of the recipients it has cost the transfer of a message that takes about as long.
+func (c *Client) Send(ctx context.Context, m Mail) []Outcome {
 	defer c.watch(ctx)()
-	t := &transaction{c: c, e: e, rcpts: rcpts, out: make([]Outcome, len(rcpts)), decided: make([]bool, len(rcpts)),
-		message: content{body: body, block: make([]byte, min(blockSize, max(body.Size(), 1)))}}
+	defer c.setFinal(false)
+	t := &transaction{c: c, e: m.Envelope, rcpts: m.Rcpts, again: m.Again, out: make([]Outcome, len(m.Rcpts)), decided: make([]bool, len(m.Rcpts)),
+		message: content{body: m.Body, block: make([]byte, min(blockSize, max(m.Body.Size(), 1))), binary: m.Envelope.Body == "BINARYMIME"}}
 	t.run()
 	return t.out
 }
 
-// transaction is one MAIL, its RCPTs and DATA.
+// transaction is one MAIL, its RCPTs, and DATA or BDAT.
 type transaction struct {
 	c        *Client
 	e        *envelope.Envelope
 	rcpts    []envelope.Recipient
+	again    bool
 	out      []Outcome
 	decided  []bool
 	message  content
-	utf8     bool  // MAIL says SMTPUTF8
-	asked    []int // indexes of the recipients that got a RCPT
-	accepted []int // those to which the server said yes
-	yes      int   // RCPTs that got 2xx, after a refused MAIL too
+	from     string   // the sender's address and
+	to       []string // the recipients', as they are written
+	utf8     bool     // MAIL says SMTPUTF8
+	bdat     bool     // the message goes by BDAT,
+	flight   bool     // and at once with the envelope
+	unsaid   bool     // of a flight, the end could not be written
+	asked    []int    // indexes of the recipients that got a RCPT
+	accepted []int    // those to which the server said yes
+	yes      int      // RCPTs that got 2xx, after a refused MAIL too
 }
 
 func (t *transaction) run() {
 	if err := t.message.scan(); err != nil {
-		t.fail(status.Temporary(451, "4.3.0", "Queued message cannot be read", fmt.Errorf("smtpclient: %w", err)), 0, false)
+		t.fail(unreadable(err), 0, false)
 		return
 	}
 	if s := t.unfit(); s != nil {
@@ -89,25 +113,58 @@ func (t *transaction) run() {
 	if len(t.asked) == 0 {
 		return
 	}
-	if t.c.begun {
-		if s := t.c.reset(); s != nil {
+	c := t.c
+	if c.begun {
+		if s := c.reset(); s != nil {
 			t.broken(s, true)
 			return
 		}
 	}
-	t.c.sent++
+	t.choose()
+	if t.flight && c.sent > 0 && !c.quiet() {
+		t.broken(c.lost("MAIL", errEnded), true)
+		return
+	}
+	c.sent++
 	goAhead, s := t.envelope()
-	if s == nil && goAhead && t.c.r.Buffered() > 0 {
-		s = t.c.lost("DATA", malformed("text behind the go-ahead")) // it would be taken for the answer to the message
+	if s == nil && goAhead && !t.flight && c.r.Buffered() > 0 {
+		s = c.lost("DATA", malformed("text behind the go-ahead")) // it would be taken for the answer to the message
 	}
 	switch {
+	case s != nil && t.flight && s.Code != 421:
+		t.broken(t.twice(s), t.unsaid)
 	case s != nil:
 		t.broken(s, true)
+	case t.flight:
+		t.answers()
 	case goAhead && len(t.accepted) > 0:
 		t.data()
 	case goAhead:
 		t.nothing()
 	}
+}
+
+// errEnded is a session that the server has left.
+var errEnded = errors.New("the server has ended the session")
+
+func unreadable(err error) *status.Error {
+	return status.Temporary(451, "4.3.0", "Queued message cannot be read", fmt.Errorf("smtpclient: %w", err))
+}
+
+// twice is the outcome of a message that the server has whole, as far as can be known, without having said whether it takes it.
+func (t *transaction) twice(s *status.Error) *status.Error {
+	if !t.unsaid {
+		s.Text += "; it may arrive twice"
+	}
+	return s
+}
+
+// choose decides between DATA and BDAT.
+func (t *transaction) choose() {
+	c, m := t.c, &t.message
+	chunking, pipelining := c.offers("CHUNKING") && !t.again, c.offers("PIPELINING")
+	t.flight = chunking && pipelining && m.whole && len(t.asked) <= maxFlight
+	t.bdat = t.flight || m.binary || chunking && !pipelining // which saves the 354
 }
 
 // fail decides all recipients that are not decided yet.
@@ -130,145 +187,61 @@ func (t *transaction) broken(s *status.Error, unsent bool) {
 
 func (t *transaction) decide(i int, o Outcome) { t.out[i], t.decided[i] = o, true }
 
-// unfit finds what forbids to send the message to this server at all.
-func (t *transaction) unfit() *status.Error {
-	c, e := t.c, t.e
-	mime8 := c.offers("8BITMIME")
-	utf8Content := e.SMTPUTF8 && t.message.header
-	switch most := c.size(); {
-	case most > 0 && t.message.body.Size() > most:
-		return permanent(552, "5.3.4", fmt.Sprintf("Message is larger than the %d octets that the server takes", most))
-	case !c.offers("SMTPUTF8") && e.From.NeedsUTF8():
-		return permanent(553, "5.6.7", "The server does not offer SMTPUTF8, which the sender's address needs")
-	case !c.offers("SMTPUTF8") && utf8Content:
-		return permanent(554, "5.6.9", "The server does not offer SMTPUTF8, which the message's header needs")
-	case t.message.eight && !mime8:
-		return permanent(554, "5.6.3", "The server does not offer 8BITMIME, and the message, which needs it, cannot be converted")
-	case e.Body == "BINARYMIME":
-		return permanent(554, "5.6.3", "The message is BINARYMIME, which cannot be sent on")
-	}
-	t.utf8 = c.offers("SMTPUTF8") && (e.SMTPUTF8 || e.From.NeedsUTF8())
-	for _, r := range t.rcpts {
-		t.utf8 = t.utf8 || c.offers("SMTPUTF8") && r.To.NeedsUTF8()
-	}
-	if _, ok := t.wire(e.From); !ok {
-		return permanent(553, "5.1.7", "The sender's address cannot be written for the server")
-	}
-	return nil
-}
-
-// checkAddresses decides the recipients whose address cannot be written for this server.
-func (t *transaction) checkAddresses() {
-	for i, r := range t.rcpts {
-		switch _, ok := t.wire(r.To); {
-		case r.To.NeedsUTF8() && !t.utf8:
-			t.decide(i, Outcome{Err: permanent(553, "5.6.7", "The server does not offer SMTPUTF8, which the address needs")})
-		case !ok || r.To.IsNull():
-			t.decide(i, Outcome{Err: permanent(553, "5.1.3", "The address cannot be written for the server")})
-		default:
-			t.asked = append(t.asked, i)
-		}
-	}
-}
-
-func permanent(code int, enhanced, text string) *status.Error {
-	return status.Permanent(code, enhanced, text, errors.New("smtpclient: "+text))
-}
-
-// wire writes an address for this transaction: with A-labels unless it has SMTPUTF8. ok is false when it cannot stand in a command.
-func (t *transaction) wire(p address.Path) (s string, ok bool) {
-	if !t.utf8 {
-		p = p.ASCII()
-	}
-	s = p.Angle()
-	for i := range len(s) {
-		if s[i] < ' ' || s[i] == 0x7f {
-			return "", false
-		}
-	}
-	return s, t.utf8 || p.IsASCII()
-}
-
-// size is the largest message that the server takes, in octets; 0 is unknown or unlimited (RFC 1870 4).
-func (c *Client) size() int64 {
-	n, err := strconv.ParseInt(strings.TrimSpace(c.ext["SIZE"]), 10, 64)
-	if err != nil || n < 0 {
-		return 0
-	}
-	return n
-}
-
-// mail writes the MAIL command.
-func (t *transaction) mail() string {
-	c, e := t.c, t.e
-	from, _ := t.wire(e.From)
-	line := "MAIL FROM:" + from
-	if c.offers("SIZE") {
-		line += " SIZE=" + strconv.FormatInt(t.message.body.Size(), 10)
-	}
-	if t.message.eight {
-		line += " BODY=8BITMIME"
-	}
-	if t.utf8 {
-		line += " SMTPUTF8"
-	}
-	if c.DSN() {
-		if e.Ret == "FULL" || e.Ret == "HDRS" {
-			line += " RET=" + e.Ret
-		}
-		if e.EnvID != "" {
-			line += " ENVID=" + envelope.EncodeXtext(e.EnvID)
-		}
-	}
-	return line
-}
-
-// rcpt writes one RCPT command.
-func (t *transaction) rcpt(i int) string {
-	r := t.rcpts[i]
-	to, _ := t.wire(r.To)
-	line := "RCPT TO:" + to
-	if t.c.DSN() {
-		if notify, err := envelope.ParseNotify(r.Notify); err == nil {
-			line += " NOTIFY=" + notify
-		}
-		if kind, addr, ok := strings.Cut(r.ORcpt, ";"); ok {
-			line += " ORCPT=" + envelope.EncodeXtext(kind) + ";" + envelope.EncodeXtext(addr)
-		}
-	}
-	return line
-}
-
-// envelope sends MAIL, RCPTs and DATA, in groups where the server allows it, and reads the replies. goAhead says that the server
-// waits for a message, also when it has accepted no recipient.
+// envelope sends MAIL, RCPTs and DATA, in groups where the server allows it, and reads the replies. A flight is one group, with the message at
+// its end. goAhead says that the server waits for a message, by DATA also when it has accepted no recipient.
 func (t *transaction) envelope() (goAhead bool, s *status.Error) {
 	c := t.c
 	most := 0 // without PIPELINING each group is one command
 	if c.offers("PIPELINING") {
 		most = groupSize
 	}
-	data := len(t.asked) + 1 // commands: 0 MAIL, 1 to len(asked) RCPT, data DATA
-	for next := 0; next <= data; {
+	last := len(t.asked) // commands: 0 MAIL, 1 to len(asked) RCPT, then DATA
+	if !t.bdat {
+		last++
+	}
+	for next := 0; next <= last; {
 		first, octets := next, 0
-		for next <= data && (next == first || octets < most) {
-			line := t.commandLine(next)
+		for next <= last && (next == first || octets < most || t.flight) {
+			line := t.appendCommand(c.w.AvailableBuffer(), next)
 			octets += len(line)
-			_, _ = c.w.WriteString(line) // an error stays in the writer until Flush
+			_, _ = c.w.Write(line) // an error stays in the writer until Flush
 			next++
 		}
-		if err := c.w.Flush(); err != nil {
-			return false, c.lost("envelope", err)
+		if s := t.flush(); s != nil {
+			return false, s
 		}
 		for i := first; i < next; i++ {
-			if goAhead, s = t.answer(i, data); s != nil {
+			if goAhead, s = t.answer(i); s != nil {
 				return false, s
 			}
 		}
-		if next <= data && t.settled() {
+		if next <= last && t.settled() {
 			return false, nil // nobody is left to send it to
 		}
 	}
-	return goAhead, nil
+	return goAhead || t.bdat && !t.settled(), nil
+}
+
+// flush writes a group of commands, of a flight the message behind them too.
+func (t *transaction) flush() *status.Error {
+	c := t.c
+	if !t.flight {
+		if err := c.w.Flush(); err != nil {
+			return c.lost("envelope", err)
+		}
+		return nil
+	}
+	if c.setFinal(true) {
+		t.unsaid = true
+		return c.lost("envelope", context.Canceled)
+	}
+	_, _ = c.w.Write(t.appendBDAT(c.w.AvailableBuffer()))
+	_, _ = c.w.Write(t.message.block[:t.message.size])
+	if t.message.length() > t.message.size {
+		_, _ = c.w.WriteString("\r\n")
+	}
+	t.unsaid = c.w.Flush() != nil // the server may have said why
+	return nil
 }
 
 // settled reports whether every recipient has its outcome.
@@ -281,24 +254,18 @@ func (t *transaction) settled() bool {
 	return true
 }
 
-func (t *transaction) commandLine(n int) string {
-	switch {
-	case n == 0:
-		return t.mail() + "\r\n"
-	case n <= len(t.asked):
-		return t.rcpt(t.asked[n-1]) + "\r\n"
-	}
-	return "DATA\r\n"
-}
-
 // answer reads the reply to the n-th command.
-func (t *transaction) answer(n, data int) (goAhead bool, s *status.Error) {
+func (t *transaction) answer(n int) (goAhead bool, s *status.Error) {
 	c, doing, limit := t.c, "RCPT", t.c.t.command
+	data := len(t.asked) + 1
 	switch n {
 	case 0:
 		doing = "MAIL"
 	case data:
 		doing, limit = "DATA", c.t.data
+	}
+	if t.flight {
+		limit = t.patience() // a server may keep its replies until it has all
 	}
 	rep, s := c.await(doing, limit)
 	if s != nil {
@@ -358,24 +325,34 @@ func (t *transaction) nothing() {
 	}
 }
 
-// data sends the message and reads the answers to it: one, or by LMTP one for each accepted recipient, in their order (RFC 2033 4.2).
+// data sends the message and reads the answers to it.
 func (t *transaction) data() {
-	c := t.c
 	if s, code := t.content(); s != nil {
 		t.fail(s, code, false)
 		return
 	}
+	t.answers()
+}
+
+// answers reads what the server says to a message that it has whole: one reply, or by LMTP one for each accepted recipient, in their
+// order (RFC 2033 4.2).
+func (t *transaction) answers() {
+	c := t.c
+	if len(t.accepted) == 0 { // a flight that nobody wants: every command has a reply, by LMTP too
+		if rep, s := c.await("end of data", t.patience()); s == nil && rep.ok() {
+			c.begun = false
+		}
+		return
+	}
+	refused := t.bdat // RFC 3030 2: then only RSET brings back a known state
 	for rest := t.accepted; len(rest) > 0; {
 		n := len(rest)
 		if c.o.LMTP {
 			n = 1
 		}
-		rep, s := c.await("end of data", c.t.final)
-		if s == nil && !rep.ok() && !rep.failed() {
-			s = c.lost("end of data", malformed("%d is no answer to it", rep.code))
-		}
+		rep, s := t.verdict()
 		if s != nil {
-			t.broken(s, false)
+			t.broken(s, t.unsaid)
 			return
 		}
 		for _, i := range rest[:n] {
@@ -387,39 +364,89 @@ func (t *transaction) data() {
 			}
 			t.decide(i, o)
 		}
+		refused = refused && rep.failed()
 		rest = rest[n:]
 	}
-	c.begun = false
-	c.setFinal(false)
+	c.begun = refused
 }
 
-// content sends the message to its final dot. After a failure the connection is closed, so that the server cannot take what it has for the
+// patience is how long the answer to a message may take: not long when its end could not be written.
+func (t *transaction) patience() time.Duration {
+	if t.unsaid {
+		return t.c.t.bye
+	}
+	return t.c.t.final
+}
+
+// verdict reads one answer to the message.
+func (t *transaction) verdict() (reply, *status.Error) {
+	c := t.c
+	rep, s := c.await("end of data", t.patience())
+	switch {
+	case s != nil && s.Code == 421:
+		return rep, s
+	case s != nil:
+		return rep, t.twice(s)
+	case !rep.ok() && !rep.failed():
+		return rep, t.twice(c.lost("end of data", malformed("%d is no answer to it", rep.code)))
+	case t.bdat && rep.code >= 500 && rep.code <= 504: // it has accepted recipients, so this is not about the message
+		return rep, c.lost("BDAT", malformed("%d %s", rep.code, rep.text()))
+	}
+	return rep, nil
+}
+
+// content sends the message to its end. After a failure the connection is closed, so that the server cannot take what it has for the
 // whole.
 func (t *transaction) content() (s *status.Error, code int) {
 	c := t.c
-	w := stuffer{w: c.w}
-	err := t.message.each(w.write)
-	if err == nil {
-		if c.setFinal(true) {
-			return c.lost("message content", context.Canceled), 0
-		}
-		err = w.end()
-	}
+	err := t.write()
 	if err == nil {
 		err = c.w.Flush()
 	}
 	switch {
 	case err == nil:
 		return nil, 0
+	case errors.Is(err, context.Canceled):
+		return c.lost("message content", err), 0
 	case c.unwritten == nil: // the message is at fault, or its file
 		c.Close()
-		return status.Temporary(451, "4.3.0", "Queued message cannot be read", fmt.Errorf("smtpclient: %w", err)), 0
+		return unreadable(err), 0
 	case !c.o.LMTP: // a server that closes in the middle has often said why
-		c.arm(c.t.bye)
+		c.due = c.t.bye
 		if rep, e := readReply(c.r); e == nil && rep.failed() {
 			c.Close()
 			return rep.status(), rep.code
 		}
 	}
 	return c.lost("message content", err), 0
+}
+
+// write puts the message with its end into the writer.
+func (t *transaction) write() error {
+	final := func() error {
+		if t.c.setFinal(true) {
+			return context.Canceled
+		}
+		return nil
+	}
+	m := &t.message
+	if t.bdat {
+		if _, err := t.c.w.Write(t.appendBDAT(nil)); err != nil {
+			return err
+		}
+		w := chunk{w: t.c.w, left: m.length(), last: final, lines: lineChecker{any: m.binary}}
+		if err := m.each(w.write); err != nil {
+			return err
+		}
+		return w.end(m.length() - m.size)
+	}
+	w := stuffer{w: t.c.w, known: m.whole}
+	err := m.each(w.write)
+	if err == nil {
+		err = final()
+	}
+	if err == nil {
+		err = w.end()
+	}
+	return err
 }

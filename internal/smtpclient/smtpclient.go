@@ -1,10 +1,11 @@
 // Package smtpclient is the client side of SMTP (RFC 5321) and LMTP (RFC 2033) over a connection that the caller has made: it
 // opens the session and hands over messages, each to some recipients, with one outcome for every recipient.
 //
-// It has PIPELINING (RFC 2920), STARTTLS (RFC 3207) and implicit TLS (RFC 8314), AUTH PLAIN and LOGIN (RFC 4954), SIZE (RFC 1870),
-// 8BITMIME (RFC 6152), SMTPUTF8 (RFC 6531), DSN (RFC 3461), LIMITS (RFC 9422) and enhanced codes (RFC 2034). It leaves out
-// CHUNKING and the conversion of messages: one that a server cannot take as it is fails, with a clear text. Lines longer than 998 octets go
-// out as they are. Names are not looked up here and no connection is made; package transport does both.
+// It has PIPELINING (RFC 2920), CHUNKING and BINARYMIME (RFC 3030), STARTTLS (RFC 3207) and implicit TLS (RFC 8314), client certificates,
+// AUTH (RFC 4954) by the mechanisms of package saslclient, SIZE (RFC 1870), 8BITMIME (RFC 6152), SMTPUTF8 (RFC 6531), DSN (RFC 3461), LIMITS
+// (RFC 9422) and enhanced codes (RFC 2034). A message of eight bits or of binary parts is converted by package recode for a server that cannot
+// take it, and fails, with a clear text, where that is not possible. Lines longer than 998 octets go out as they are. Names are not
+// looked up here and no connection is made; package transport does both.
 //
 // What a server says is never trusted further than it must be: replies are bounded, a reply that is not one ends the session, and
 // whatever is not understood is temporary. A message that could not be sent to its end never gets its final dot.
@@ -21,7 +22,10 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/postel-mail/postel/internal/clock"
 	"github.com/postel-mail/postel/internal/status"
@@ -48,11 +52,21 @@ type Options struct {
 	// Verify asks for a certificate that is valid for ServerName. Without it TLS keeps out those who only listen.
 	Verify bool
 	Roots  *x509.CertPool // nil: the system's
-	// User and Password log in. That makes TLS and Verify a must, whatever they say, save on a Private connection.
-	User, Password string
-	Private        bool // the connection cannot be listened to: a UNIX socket
+	// Certificate is shown to a server that asks for one; nil for none.
+	Certificate *tls.Certificate
+	// Login logs in; nil for no login. That makes TLS and Verify a must, whatever they say, save on a Private connection.
+	Login   *Login
+	Private bool // the connection cannot be listened to: a UNIX socket
 
 	times *timeouts // nil: rfc5321
+}
+
+// Login is who logs in, by a token, a password, or where there is neither by the certificate.
+type Login struct {
+	User     string
+	Password string
+	// Token gives a token that is not the one that a server refused, "" for any; nil where there is a password. It may take a while.
+	Token func(ctx context.Context, refused string) (string, error)
 }
 
 // timeouts are how long one step may take. They bound a reply as a whole, and each block of a message.
@@ -85,6 +99,8 @@ type Client struct {
 
 	unwritten error // what the last write met
 
+	due time.Duration // how long the reply that is read next may take; 0 once its time runs
+
 	mu        sync.Mutex
 	final     bool // the end of a message is on its way: its answer is worth waiting for
 	cancelled bool
@@ -95,7 +111,7 @@ type Client struct {
 // error is a *status.Error, temporary whatever the server said: a refusal at this stage is about this host or that server, not about a
 // message.
 func New(ctx context.Context, conn net.Conn, o Options) (*Client, error) {
-	if o.User != "" && !o.Private {
+	if o.Login != nil && !o.Private {
 		o.Verify = true
 		if o.TLS != Implicit {
 			o.TLS = Require
@@ -106,7 +122,7 @@ func New(ctx context.Context, conn net.Conn, o Options) (*Client, error) {
 		c.t = *o.times
 	}
 	defer c.watch(ctx)()
-	if s := c.start(); s != nil {
+	if s := c.start(ctx); s != nil {
 		c.Close()
 		return nil, s
 	}
@@ -114,7 +130,7 @@ func New(ctx context.Context, conn net.Conn, o Options) (*Client, error) {
 }
 
 // start returns a *status.Error and not an error so that no nil of one type becomes a non-nil of the other.
-func (c *Client) start() *status.Error {
+func (c *Client) start(ctx context.Context) *status.Error {
 	if c.o.TLS == Implicit {
 		if s := c.handshake(); s != nil {
 			return s
@@ -137,8 +153,8 @@ func (c *Client) start() *status.Error {
 			return s
 		}
 	}
-	if c.o.User != "" {
-		return c.login()
+	if c.o.Login != nil {
+		return c.login(ctx)
 	}
 	return nil
 }
@@ -209,6 +225,9 @@ func (c *Client) handshake() *status.Error {
 	if c.o.TLS == Opportunistic {
 		cfg.MinVersion = tls.VersionTLS10 // the other choice would be no TLS at all
 	}
+	if c.o.Certificate != nil { // whatever authorities the server names: it may know the certificate itself
+		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.o.Certificate, nil }
+	}
 	conn := tls.Client(c.raw, cfg)
 	c.arm(c.t.command)
 	if err := conn.Handshake(); err != nil {
@@ -225,8 +244,19 @@ func (c *Client) handshake() *status.Error {
 
 // attach puts new buffers on the connection: nothing read before may be taken for something read after.
 func (c *Client) attach() {
-	c.r = bufio.NewReaderSize(c.conn, maxReplyLine)
+	c.r = bufio.NewReaderSize(timed{c}, maxReplyLine)
 	c.w = bufio.NewWriterSize(armed{c}, 16<<10)
+}
+
+// timed begins the time of a reply when the connection is read for it: one that came with another is there already.
+type timed struct{ c *Client }
+
+func (t timed) Read(p []byte) (int, error) {
+	if t.c.due > 0 {
+		t.c.arm(t.c.due)
+		t.c.due = 0
+	}
+	return t.c.conn.Read(p)
 }
 
 // armed gives every write to the connection its own time.
@@ -250,7 +280,7 @@ func (c *Client) command(doing, line string) (reply, *status.Error) {
 
 // await reads the reply to what was sent. A 421 is no reply to it but the end of the session, so it comes as an outcome.
 func (c *Client) await(doing string, limit time.Duration) (reply, *status.Error) {
-	c.arm(limit)
+	c.due = limit
 	rep, err := readReply(c.r)
 	if err != nil {
 		return reply{}, c.lost(doing, err)
@@ -372,6 +402,24 @@ func (c *Client) limit(name string) int {
 		}
 	}
 	return 0
+}
+
+// quiet reports whether the server has neither said anything nor ended the connection since its last reply. It is for a session that has waited: what
+// is written to one that the server has left is lost, and who did not look cannot tell.
+func (c *Client) quiet() bool {
+	conn, ok := c.raw.(syscall.Conn)
+	if !ok {
+		return true
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var peeked error
+	err = raw.Control(func(fd uintptr) {
+		_, _, peeked = unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	})
+	return err == nil && errors.Is(peeked, unix.EAGAIN)
 }
 
 // Usable reports whether the session can take another message.

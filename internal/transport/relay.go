@@ -95,7 +95,7 @@ func newAttempt(t *Transport, r Request) *attempt {
 // prepare finds port and options for the destination.
 func (w *attempt) prepare() *status.Error {
 	t, d := w.t, w.r.Dest
-	w.o = smtpclient.Options{Hostname: t.Hostname, TLS: t.TLS, Roots: t.Roots}
+	w.o = smtpclient.Options{Hostname: t.Hostname, TLS: t.TLS, Roots: t.Roots, Certificate: t.Certificate}
 	w.port = d.Port
 	switch d.Kind {
 	case destination.LMTP:
@@ -119,15 +119,14 @@ func (w *attempt) prepare() *status.Error {
 	if d.User == "" {
 		return nil
 	}
-	w.o.User = d.User
 	if t.Credentials == nil {
 		return ours("4.3.5", "No credentials are configured for the relay", nil)
 	}
-	password, err := t.Credentials(d.Host, d.User)
+	login, err := t.Credentials(d.Host, d.User)
 	if err != nil {
 		return ours("4.3.5", "No password is known for the relay", fmt.Errorf("%s at %s: %w", d.User, d.Host, err))
 	}
-	w.o.Password = password
+	w.o.Login = &login
 	return nil
 }
 
@@ -305,7 +304,7 @@ func (w *attempt) open(ctx context.Context, network, addr, relay string) (*sessi
 		if err == nil {
 			return &session{Client: c, key: w.key, relay: relay, opened: clock.Now()}, nil
 		}
-		if o.TLS != smtpclient.Opportunistic || o.User != "" || !errors.Is(err, smtpclient.ErrTLS) || ctx.Err() != nil {
+		if o.TLS != smtpclient.Opportunistic || o.Login != nil || !errors.Is(err, smtpclient.ErrTLS) || ctx.Err() != nil {
 			return nil, status.Of(err)
 		}
 		o.TLS = smtpclient.Off
@@ -344,7 +343,7 @@ func (w *attempt) send(ctx context.Context, s *session) (again bool) {
 			rcpts[i] = m.Envelope.Rcpts[w.r.Rcpts[n]]
 		}
 		size := s.Fit(rcpts)
-		out := s.Send(ctx, m.Envelope, rcpts[:size], m.Body())
+		out := s.Send(ctx, smtpclient.Mail{Envelope: m.Envelope, Rcpts: rcpts[:size], Body: m.Body(), Again: m.State.Attempts > 0})
 		var left []int
 		var unsent *status.Error
 		taken := false

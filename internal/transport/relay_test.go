@@ -77,7 +77,7 @@ func TestMailHosts(t *testing.T) {
 			S| "250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n"
 			BODY
 			CLOSE`}, "127.0.0.2": nil},
-			want: strings.Repeat("\n451 4.4.2 Connection lost at end of data at one[127.0.0.1]:PORT", 2)[1:], visited: "127.0.0.1"},
+			want: strings.Repeat("\n451 4.4.2 Connection lost at end of data; it may arrive twice at one[127.0.0.1]:PORT", 2)[1:], visited: "127.0.0.1"},
 		{name: "only two sessions", mx: "one two four", scripts: map[string][]string{"127.0.0.1": {hello + mail2 + "CLOSE"}, "127.0.0.2": {hello + mail2 + "CLOSE"}, "127.0.0.4": nil},
 			want: strings.Repeat("\n451 4.4.2 Connection lost at MAIL at two[127.0.0.2]:PORT", 2)[1:], visited: "127.0.0.1 127.0.0.2"},
 		{name: "only five addresses", mx: "many one", scripts: map[string][]string{"127.0.0.1": nil}, rcpts: []int{1},
@@ -196,7 +196,9 @@ func TestOwnAddress(t *testing.T) {
 
 func TestFixedHosts(t *testing.T) {
 	const port = ":PORT"
-	login := func(string, string) (string, error) { return "secret", nil }
+	login := func(_, user string) (smtpclient.Login, error) {
+		return smtpclient.Login{User: user, Password: "secret"}, nil
+	}
 	startTLS := `
 		S: 220 hub.example ready
 		C: EHLO me.example
@@ -251,7 +253,9 @@ func TestFixedHosts(t *testing.T) {
 			want:    "451 4.7.4 TLS is required, but the server does not offer it at hub.example[127.0.0.1]:PORT"},
 		{name: "login, no password", dest: "smtp://u@hub.example:PORT", rcpts: []int{0},
 			edit: func(t *Transport) {
-				t.Credentials = func(string, string) (string, error) { return "", errors.New("no line for it") }
+				t.Credentials = func(string, string) (smtpclient.Login, error) {
+					return smtpclient.Login{}, errors.New("no line for it")
+				}
 			},
 			want: "451 4.3.5 No password is known for the relay"},
 		{name: "LMTP", dest: "lmtp://127.0.0.1:PORT", edit: func(t *Transport) { t.TLS = smtpclient.Require },

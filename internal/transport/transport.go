@@ -9,6 +9,7 @@ package transport
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -43,8 +44,9 @@ type Transport struct {
 	// RefuseLoopback keeps from connecting to this host because the DNS says so. It is for port 25; on another port
 	// the hosts of a test may share one address.
 	RefuseLoopback bool
-	// Credentials gives the password of a user at a host.
-	Credentials func(host, user string) (password string, err error)
+	// Credentials says how a user logs in at a host.
+	Credentials func(host, user string) (smtpclient.Login, error)
+	Certificate *tls.Certificate // shown to servers that ask for one; nil for none
 
 	Delimiter string // between user and detail of a local part; "" for no details
 	// Deliver is the delivery agent: program and first arguments. A pipe: destination that is equal to it gets "-f SENDER -- RECIPIENT"
