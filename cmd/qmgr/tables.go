@@ -48,7 +48,7 @@ func load(p *program.Program) (*tables, error) {
 	}
 	q := c.Queue
 	t.policy = runner.Policy{
-		Routes:   runner.Routes{Domains: config.Strings(c.Domains), Local: local, Table: c.Routes, Literal: isOwnLiteral},
+		Routes:   runner.Routes{Domains: config.Strings(c.Domains), Local: local, Table: c.RouteTable(), Literal: isOwnLiteral},
 		Hostname: c.Hostname, Lifetime: time.Duration(q.Lifetime), Warn: time.Duration(q.Warn),
 		First: time.Duration(q.Retry[0]), Longest: time.Duration(q.Retry[1]), Concurrency: q.Concurrency, Processes: q.Processes,
 	}
@@ -87,7 +87,7 @@ func clientCertificate(c *config.Config) (*tls.Certificate, error) {
 // checkLogins sees that there is a way to log in for every destination with a login.
 func checkLogins(c *config.Config, logins *credentials.Credentials) error {
 	var missing []error
-	for _, d := range append(slices.Collect(maps.Values(c.Routes)), c.Local) {
+	for _, d := range slices.Concat(append(slices.Collect(maps.Values(c.RouteTable())), []destination.Destination{c.Local})...) {
 		if d.User != "" {
 			if _, err := logins.Login(d.Host, d.User); err != nil {
 				missing = append(missing, fmt.Errorf("%s: %w, needed for %s", c.SMTP.Credentials, err, d))

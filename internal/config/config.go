@@ -6,6 +6,7 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -27,23 +28,23 @@ const DefaultFile = "/etc/postel/postel.toml"
 
 // Config is postel.toml. See postel.toml(5) for each key.
 type Config struct {
-	Hostname           string                             `toml:"hostname"`
-	Spool              string                             `toml:"spool"`
-	Domains            []Domain                           `toml:"domains"`
-	Users              string                             `toml:"users"`
-	Mailbox            destination.Destination            `toml:"mailbox"`
-	Aliases            string                             `toml:"aliases"`
-	Local              destination.Destination            `toml:"local"`
-	Submit             string                             `toml:"submit"`
-	RecipientDelimiter string                             `toml:"recipient_delimiter"`
-	RelayNetworks      []netip.Prefix                     `toml:"relay_networks"`
-	RelayDomains       []Domain                           `toml:"relay_domains"`
-	Routes             map[string]destination.Destination `toml:"routes"`
-	SMTP               SMTP                               `toml:"smtp"`
-	DNS                DNS                                `toml:"dns"`
-	TLS                TLS                                `toml:"tls"`
-	Queue              Queue                              `toml:"queue"`
-	Limits             Limits                             `toml:"limits"`
+	Hostname           string                  `toml:"hostname"`
+	Spool              string                  `toml:"spool"`
+	Domains            []Domain                `toml:"domains"`
+	Users              string                  `toml:"users"`
+	Mailbox            destination.Destination `toml:"mailbox"`
+	Aliases            string                  `toml:"aliases"`
+	Local              destination.Destination `toml:"local"`
+	Submit             string                  `toml:"submit"`
+	RecipientDelimiter string                  `toml:"recipient_delimiter"`
+	RelayNetworks      []netip.Prefix          `toml:"relay_networks"`
+	RelayDomains       []Domain                `toml:"relay_domains"`
+	Routes             map[string]Hops         `toml:"routes"`
+	SMTP               SMTP                    `toml:"smtp"`
+	DNS                DNS                     `toml:"dns"`
+	TLS                TLS                     `toml:"tls"`
+	Queue              Queue                   `toml:"queue"`
+	Limits             Limits                  `toml:"limits"`
 }
 
 // SMTP is [smtp]: postel as a client.
@@ -135,7 +136,7 @@ func Parse(r io.Reader, name string) (*Config, error) {
 		return nil, fmt.Errorf("cannot read configuration: %s: %w", name, err)
 	}
 	if err := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields().Decode(c); err != nil {
-		return nil, position(name, err)
+		return nil, position(name, string(text), err)
 	}
 	if c.Hostname == "" {
 		if c.Hostname, err = hostname(); err != nil {
@@ -171,7 +172,7 @@ func locate(text, key string) string {
 }
 
 // position writes go-toml's errors, which know line and column, in one line each.
-func position(name string, err error) error {
+func position(name, text string, err error) error {
 	var missing *toml.StrictMissingError
 	if errors.As(err, &missing) {
 		var all []error
@@ -188,14 +189,18 @@ func position(name string, err error) error {
 	var bad *toml.DecodeError
 	if errors.As(err, &bad) {
 		row, col := bad.Position()
-		text := strings.TrimPrefix(bad.Error(), "toml: ")
-		if what, _, ok := strings.Cut(text, " into struct field"); ok { // the rest names Go types
-			text = strings.Replace(what, "cannot decode TOML", "this key does not take a", 1)
+		key, where := strings.Join(bad.Key(), "."), fmt.Sprintf(":%d:%d", row, col)
+		if row == 1 && col == 1 { // that is also what it says when it does not know
+			where = cmp.Or(locate(text, key), where)
 		}
-		if key := strings.Join(bad.Key(), "."); key != "" {
-			text = key + ": " + text
+		why := strings.TrimPrefix(bad.Error(), "toml: ")
+		if what, _, ok := strings.Cut(why, " into "); ok { // the rest names Go types
+			why = strings.Replace(what, "cannot decode TOML", "this key does not take a", 1)
 		}
-		return fmt.Errorf("%s:%d:%d: %s", name, row, col, text)
+		if key != "" {
+			why = key + ": " + why
+		}
+		return fmt.Errorf("%s%s: %s", name, where, why)
 	}
 	return fmt.Errorf("%s: %s", name, strings.TrimPrefix(err.Error(), "toml: "))
 }
@@ -210,6 +215,16 @@ func (c *Config) check() (key string, err error) {
 		{"limits.connections_per_client", l.ConnectionsPerClient}, {"limits.hops", l.Hops}} {
 		if n.value < 1 {
 			return n.key, errors.New("must be 1 or more")
+		}
+	}
+	for _, d := range []struct {
+		key   string
+		value []Duration
+	}{{"queue.lifetime", []Duration{q.Lifetime}}, {"queue.warn", []Duration{q.Warn}}, {"queue.retry", q.Retry}} {
+		for _, v := range d.value {
+			if v > 0 && v < Duration(time.Second) { // a bare number is nanoseconds to go-toml
+				return d.key, errors.New("a duration has a unit and stands in quotes; write \"30s\", \"5m\", \"4h\" or \"5d\"")
+			}
 		}
 	}
 	switch {
@@ -236,10 +251,19 @@ func (c *Config) check() (key string, err error) {
 	case !strings.HasPrefix(c.Users, "/") && c.Users != "system" && !strings.HasPrefix(c.Users, "checkpassword:/"):
 		return "users", fmt.Errorf("%q is neither \"system\", an absolute path nor checkpassword:/PROGRAM", c.Users)
 	}
-	for domain := range c.Routes {
-		if d := strings.TrimPrefix(domain, "."); d != "*" && address.CheckDomain(d) != nil {
-			return "routes." + domain, errors.New("the key is neither a domain, .domain nor *")
+	seen := map[string]bool{}
+	for domain, hops := range c.Routes {
+		key, err := routeKey(domain)
+		if err == nil {
+			err = hops.check()
 		}
+		if err == nil && seen[key] {
+			err = fmt.Errorf("there is another route for %s", key)
+		}
+		if err != nil {
+			return "routes." + domain, err
+		}
+		seen[key] = true
 	}
 	for _, server := range c.DNS.Servers {
 		_, withPort := netip.ParseAddrPort(server)
@@ -291,6 +315,64 @@ func Strings(domains []Domain) []string {
 		s[i] = d.name
 	}
 	return s
+}
+
+// Hops are the next hops of a route in the order in which they are tried: one destination as a string, or a list of them.
+type Hops []destination.Destination
+
+// UnmarshalText reads a single one; a list comes as one by itself.
+func (h *Hops) UnmarshalText(b []byte) error {
+	d, err := destination.Parse(string(b))
+	*h = Hops{d}
+	return err
+}
+
+// maxHops bounds the next hops of a route.
+const maxHops = 10
+
+// check sees that there is a next hop, and that several are all hosts: what a program says is final.
+func (h Hops) check() error {
+	switch {
+	case len(h) == 0:
+		return errors.New("the list has no destination")
+	case len(h) > maxHops:
+		return fmt.Errorf("the list has more than %d destinations", maxHops)
+	case len(h) == 1:
+		return nil
+	}
+	for _, d := range h {
+		if !d.IsHost() {
+			return fmt.Errorf("%q cannot stand in a list; only smtp:, smtps:, lmtp: and mx: can", d)
+		}
+	}
+	return nil
+}
+
+// routeKey gives the key of a route as it is looked up: a domain in lower case and with A-labels, ".domain" or "*".
+func routeKey(key string) (string, error) {
+	domain, ofParent := strings.CutPrefix(key, ".")
+	if key == "*" {
+		return key, nil
+	}
+	if address.CheckDomain(domain) != nil {
+		return "", errors.New("the key is neither a domain, .domain nor *")
+	}
+	domain, err := address.ASCIIDomain(domain)
+	if ofParent {
+		domain = "." + domain
+	}
+	return domain, err
+}
+
+// RouteTable gives the routes as plain values, each by its domain in lower case and with A-labels.
+func (c *Config) RouteTable() map[string][]destination.Destination {
+	table := make(map[string][]destination.Destination, len(c.Routes))
+	for domain, hops := range c.Routes {
+		if key, err := routeKey(domain); err == nil { // Parse has seen that it is
+			table[key] = hops
+		}
+	}
+	return table
 }
 
 // TLSLevel is how much TLS the client wants.

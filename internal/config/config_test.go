@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -28,10 +29,20 @@ func TestErrors(t *testing.T) {
 		{"\n[queue]\nlifetime = \"5 days\"", "f:3:12: queue.lifetime: "},
 		{"[routes]\n\"*\" = \"smpt://x\"", "f:2:7: routes.*: "},
 		{"[smtp]\ntls = \"maybe\"", "f:2:7: smtp.tls: "},
+		{"[routes]\n\"*\" = [\"smtp://a\", \"smpt://x\"]", "f:2:20: routes.*: destination \"smpt://x\": unknown scheme"},
+		{"[routes]\n\"*\" = [\n\"smtp://a\",\n[\"smtp://b\"]]", "f:2:7: routes.*: "},
+		{"[routes]\n\"*\" = []", "f:2:7: routes.*: the list has no destination"},
+		{"[routes]\n\"*\" = [" + strings.Repeat("\"mx:\",", 11) + "]", "f:2:7: routes.*: the list has more than 10 "},
+		{"[routes]\n\"*\" = [\"smtp://a\", \"pipe:/x\"]", "f:2:7: routes.*: \"pipe:/x\" cannot stand in a list"},
+		{"[routes]\n\"a b\" = \"mx:\"", "f:2:9: routes.a b: the key is neither"},
+		{"[routes]\n\".\" = \"mx:\"", "f:2:7: routes..: the key is neither"},
+		{"[routes]\n\"a.example\" = \"mx:\"\n\"A.example\" = \"mx:\"", "f:"},
 		{"relay_networks = [\"10.0.0.0\"]", "f:1:19: "},
 		{"domains = [\"a..b\"]", "f:1:12: "},
 		{"[limits]\nmessage_size = \"50MB\"", "f:2:16: limits.message_size: "},
 		{"[limits]\nrecipients = 5", "f:2:14: limits.recipients: "},
+		{"[queue]\nlifetime = 5", "f:2:12: queue.lifetime: a duration has a unit"},
+		{"[queue]\nretry = [300, \"4h\"]", "f:2:9: queue.retry: a duration has a unit"},
 		{"users = \"nobody\"", "f:1:9: users: "},
 		{"[queue]\nretry = [\"5m\"]", "f:2:9: queue.retry: "},
 		{"x = ", "f:1:"},
@@ -41,6 +52,26 @@ func TestErrors(t *testing.T) {
 			t.Errorf("%q: got %v, want %q", tt.in, err, tt.want)
 		} else if strings.Contains(err.Error(), "\n") {
 			t.Errorf("%q: more than one line: %v", tt.in, err)
+		}
+	}
+}
+
+func TestRoutes(t *testing.T) {
+	c, err := Parse(strings.NewReader(`hostname = "mail.example.org"
+[routes]
+"Example.NET" = "lmtp:///run/l"
+".BÜCHER.example" = ["smtps://u@a.example:4650", "smtp://[::1]"]
+"*" = [
+  "smtp://a.example", # the first
+  "mx:",
+]`), "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	table := c.RouteTable()
+	for domain, want := range map[string]string{"example.net": "[lmtp:///run/l]", ".xn--bcher-kva.example": "[smtps://u@a.example:4650 smtp://[::1]]", "*": "[smtp://a.example mx:]"} {
+		if got := fmt.Sprint(table[domain]); got != want || len(table) != 3 {
+			t.Errorf("%s: got %s, want %s", domain, got, want)
 		}
 	}
 }

@@ -222,5 +222,10 @@ func (d Destination) String() string {
 	return d.Kind.String() + "://" + s
 }
 
+// IsHost reports whether the destination is spoken with over a network or a socket, by SMTP or LMTP.
+func (d Destination) IsHost() bool {
+	return d.Kind == MX || d.Kind == SMTP || d.Kind == SMTPS || d.Kind == LMTP
+}
+
 // IsLocal reports whether the destination is storage on this host.
 func (d Destination) IsLocal() bool { return d.Kind == Maildir || d.Kind == Mbox }

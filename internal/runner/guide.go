@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,7 +28,7 @@ type Guide struct {
 	Addresses func(ctx context.Context, host string) ([]netip.Addr, error)
 }
 
-// Show prints, for each address, its aliases, its next hop and that one's hosts. The error has a line for each address that failed, and the exit status of the worst: 65 not an
+// Show prints, for each address, its aliases, its next hops in order and their hosts. The error has a line for each address that failed, and the exit status of the worst: 65 not an
 // address, 68 no such domain, 69 a domain that takes no mail, 75 not known now.
 func (g *Guide) Show(ctx context.Context, w io.Writer, addrs []string) error {
 	var failed []error
@@ -51,20 +52,38 @@ func (g *Guide) show(ctx context.Context, w io.Writer, s string, depth int) erro
 			return sysexits.With(sysexits.DataErr, fmt.Errorf("%q: %w", s, err))
 		}
 	}
-	dest, rule := g.Routes.For(p)
+	dests, rule := g.Routes.For(p)
 	indent := strings.Repeat("\t", depth)
-	fmt.Fprintf(w, "%s%s: %s, to %s\n", indent, p, rule, dest)
-	if rule == "local" {
-		return g.showAliases(ctx, w, p, depth)
+	for i, d := range dests {
+		word := "to"
+		if i > 0 {
+			word = "then to"
+		}
+		fmt.Fprintf(w, "%s%s: %s, %s %s\n", indent, p, rule, word, d)
+		if rule == "local" {
+			return g.showAliases(ctx, w, p, depth)
+		}
+		err := g.showHosts(ctx, w, indent+"\t", p, d)
+		switch {
+		case err == nil:
+		case i == len(dests)-1, errors.Is(err, mx.ErrNullMX):
+			return err
+		default:
+			fmt.Fprintf(w, "%s\t%v\n", indent, err)
+		}
 	}
-	if dest.Kind != destination.MX {
+	return nil
+}
+
+// showHosts prints the hosts of a destination that have names, with their addresses.
+func (g *Guide) showHosts(ctx context.Context, w io.Writer, indent string, p address.Path, d destination.Destination) error {
+	if _, err := netip.ParseAddr(d.Host); d.Kind != destination.MX {
+		if d.Host != "" && err != nil {
+			g.showAddresses(ctx, w, indent, d.Host)
+		}
 		return nil
 	}
-	domain := dest.Host
-	if domain == "" {
-		domain = p.Domain
-	}
-	answer, err := g.MX(ctx, domain)
+	answer, err := g.MX(ctx, cmp.Or(d.Host, p.Domain))
 	if err == nil {
 		answer, err = answer.Without(g.Hostname)
 	}
@@ -77,16 +96,19 @@ func (g *Guide) show(ctx context.Context, w io.Writer, s string, depth int) erro
 		return fmt.Errorf("%s: %w", p, err)
 	}
 	for _, h := range answer.Hosts {
-		addrs, err := g.Addresses(ctx, h.Name)
-		if err != nil {
-			fmt.Fprintf(w, indent+"\t%d %s: %v\n", h.Preference, h.Name, err)
-			continue
-		}
-		for _, a := range addrs {
-			fmt.Fprintf(w, indent+"\t%d %s %s\n", h.Preference, h.Name, a)
-		}
+		g.showAddresses(ctx, w, fmt.Sprintf("%s%d ", indent, h.Preference), h.Name)
 	}
 	return nil
+}
+
+func (g *Guide) showAddresses(ctx context.Context, w io.Writer, before, host string) {
+	addrs, err := g.Addresses(ctx, host)
+	if err != nil {
+		fmt.Fprintf(w, "%s%s: %v\n", before, host, err)
+	}
+	for _, a := range addrs {
+		fmt.Fprintf(w, "%s%s %s\n", before, host, a)
+	}
 }
 
 // showAliases prints what stands for a local address in the aliases: for its full form, its name, and its domain, the first that is there.

@@ -123,12 +123,12 @@ func split(mail *mail) []*job {
 		if mail.msg.State.Rcpts[i].Progress != queue.Waiting {
 			continue
 		}
-		dest, _ := mail.policy.Routes.For(rcpt.To)
+		dests, _ := mail.policy.Routes.For(rcpt.To)
 		domain := rcpt.To.ASCII().Domain
-		name := laneOf(dest, domain)
+		name := laneOf(dests, domain)
 		j := byLane[name]
-		if j == nil || len(j.req.Rcpts) >= perJob(dest) {
-			j = &job{mail: mail, lane: name, req: transport.Request{Message: mail.msg, Dest: dest, Domain: domain}}
+		if j == nil || len(j.req.Rcpts) >= perJob(dests[0]) {
+			j = &job{mail: mail, lane: name, req: transport.Request{Message: mail.msg, Dests: dests, Domain: domain}}
 			byLane[name] = j
 			jobs = append(jobs, j)
 		}
@@ -151,7 +151,7 @@ func isProgram(d destination.Destination) bool { return d.Kind == destination.Pi
 func (l *loop) attempted(j *job, results []transport.Result) {
 	m := j.mail
 	for i, r := range results {
-		l.note(m, j.req.Rcpts[i], j.req.Dest, r)
+		l.note(m, j.req.Rcpts[i], r)
 	}
 	if m.left--; m.left == 0 {
 		l.finish(m)
@@ -169,18 +169,18 @@ func (l *loop) attempted(j *job, results []transport.Result) {
 }
 
 // note judges one attempt for one recipient, and logs it. When the runner is stopping, a failure for now is the runner's and does not count.
-func (l *loop) note(m *mail, i int, dest destination.Destination, r transport.Result) {
+func (l *loop) note(m *mail, i int, r transport.Result) {
 	e, o := m.msg.Envelope, &m.msg.State.Rcpts[i]
 	if r.Err != nil && r.Err.Temporary() && l.ctx.Err() != nil {
 		return
 	}
 	m.tried, m.saved = true, false
-	d := maillog.Delivery{ID: e.ID, To: e.Rcpts[i].To, Dest: dest.String(), Relay: r.Relay, Delay: clock.Since(e.Arrival)}
+	d := maillog.Delivery{ID: e.ID, To: e.Rcpts[i].To, Dest: r.Dest.String(), Relay: r.Relay, Delay: clock.Since(e.Arrival)}
 	o.Last, o.Relay, o.Said = r.Err, r.Relay, r.Remote
 	switch {
 	case r.Err == nil:
 		o.Progress = queue.Delivered
-		if r.Remote && dest.Kind != destination.LMTP { // LMTP is final delivery
+		if r.Remote && r.Dest.Kind != destination.LMTP { // LMTP is final delivery
 			o.Progress = queue.Relayed
 		}
 		o.Told = e.From.IsNull() || r.DSN || !e.Rcpts[i].Wants("SUCCESS")

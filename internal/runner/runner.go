@@ -394,7 +394,7 @@ func (l *loop) launch(lane *lane, j *job) {
 	if lane.closed.After(clock.Now()) { // the answer is known
 		results := make([]transport.Result, len(j.req.Rcpts))
 		for i := range results {
-			results[i].Err = lane.why
+			results[i] = transport.Result{Dest: j.req.Dests[0], Err: lane.why}
 		}
 		l.attempted(j, results)
 		return
@@ -402,7 +402,7 @@ func (l *loop) launch(lane *lane, j *job) {
 	lane.active++
 	l.running++
 	ctx := l.ctx
-	if isProgram(j.req.Dest) {
+	if isProgram(j.req.Dests[0]) {
 		ctx = l.programs
 	}
 	back := func(results []transport.Result) {

@@ -62,9 +62,9 @@ func newRig(t *testing.T, answer func(to string) *status.Error) *rig {
 			defer mu.Unlock()
 			results := make([]transport.Result, len(r.Rcpts))
 			for i, n := range r.Rcpts {
-				results[i] = transport.Result{Relay: "mx.test[192.0.2.1]:25", Code: 250, Text: "ok", Remote: true}
+				results[i] = transport.Result{Dest: r.Dests[0], Relay: "mx.test[192.0.2.1]:25", Code: 250, Text: "ok", Remote: true}
 				if s := answer(r.Message.Envelope.Rcpts[n].To.String()); s != nil {
-					results[i] = transport.Result{Relay: "mx.test[192.0.2.1]:25", Err: s, Code: s.Code, Remote: true}
+					results[i] = transport.Result{Dest: r.Dests[0], Relay: "mx.test[192.0.2.1]:25", Err: s, Code: s.Code, Remote: true}
 				}
 			}
 			return results
@@ -233,7 +233,7 @@ func TestSuccessReports(t *testing.T) {
 		action string
 	}{{destination.LMTP, false, "delivered"}, {destination.MX, false, "relayed"}, {destination.MX, true, ""}} {
 		g := newRig(t, func(string) *status.Error { return nil })
-		g.policy.Routes.Table = map[string]destination.Destination{"south.example": {Kind: tt.dest}, "north.example": {Kind: destination.SMTP}}
+		g.policy.Routes.Table = map[string][]destination.Destination{"south.example": {{Kind: tt.dest}}, "north.example": {{Kind: destination.SMTP}}}
 		inner := g.Attempt
 		g.Attempt = func(ctx context.Context, r transport.Request) []transport.Result {
 			if r.Message.Envelope.From.IsNull() { // the report itself stays
@@ -602,29 +602,38 @@ func TestStopKeepsState(t *testing.T) {
 }
 
 func TestRoutes(t *testing.T) {
-	d := func(s string) destination.Destination {
-		d, err := destination.Parse(s)
-		if err != nil {
-			t.Fatal(err)
+	d := func(list ...string) (dests []destination.Destination) {
+		for _, s := range list {
+			d, err := destination.Parse(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dests = append(dests, d)
 		}
-		return d
+		return dests
 	}
-	r := &Routes{Domains: []string{"north.example"}, Local: d("lmtp:///l"), Literal: func(p address.Path) bool { return p.Domain == "[127.0.0.1]" },
-		Table: map[string]destination.Destination{"a.example": d("smtp://one"), ".a.example": d("smtp://two"), ".b.a.example": d("smtp://three"), "*": d("smtp://rest")}}
+	r := &Routes{Domains: []string{"north.example"}, Local: d("lmtp:///l")[0], Literal: func(p address.Path) bool { return p.Domain == "[127.0.0.1]" },
+		Table: map[string][]destination.Destination{"a.example": d("smtp://one"), ".a.example": d("smtp://two"), ".b.a.example": d("smtp://three"), "*": d("smtp://rest", "mx:")}}
 	for _, tt := range []struct{ addr, want, rule string }{
 		{"x@NORTH.example", "lmtp:///l", "local"},
 		{"x@[127.0.0.1]", "lmtp:///l", "local"},
-		{"x@[127.0.0.2]", "smtp://rest", "*"},
+		{"x@[127.0.0.2]", "smtp://rest mx:[127.0.0.2]", "*"},
 		{"x@a.example", "smtp://one", "a.example"},
 		{"x@b.a.example", "smtp://two", ".a.example"},
 		{"x@c.b.a.example", "smtp://three", ".b.a.example"},
-		{"x@example", "smtp://rest", "*"},
+		{"x@example", "smtp://rest mx:example", "*"},
+		{"x@nota.example", "smtp://rest mx:nota.example", "*"},
 	} {
-		if got, rule := r.For(path(tt.addr)); got.String() != tt.want || rule != tt.rule {
+		p := path(tt.addr)
+		dests, rule := r.For(p)
+		if got := laneOf(dests, p.Domain); got != tt.want || rule != tt.rule {
 			t.Errorf("%s: %s by %s, want %s by %s", tt.addr, got, rule, tt.want, tt.rule)
 		}
 	}
-	if got, _ := (&Routes{}).For(path("x@y.example")); got.String() != "mx:" {
+	if _, rule := r.For(address.Path{Local: "postmaster"}); rule != "local" {
+		t.Errorf("postmaster: %s", rule)
+	}
+	if got, _ := (&Routes{}).For(path("x@y.example")); len(got) != 1 || got[0].String() != "mx:" {
 		t.Errorf("without a route: %s", got)
 	}
 }
@@ -649,7 +658,7 @@ func TestPerTransaction(t *testing.T) {
 		want []int
 	}{{destination.MX, []int{1, 100}}, {destination.LMTP, []int{1, 100}}, {destination.Pipe, slices.Repeat([]int{1}, 101)}} {
 		g := newRig(t, func(string) *status.Error { return nil })
-		g.policy.Routes.Table = map[string]destination.Destination{"*": {Kind: tt.kind}}
+		g.policy.Routes.Table = map[string][]destination.Destination{"*": {{Kind: tt.kind}}}
 		var mu sync.Mutex
 		var sizes []int
 		inner := g.Attempt

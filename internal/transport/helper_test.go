@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 const letter = "Subject: x\r\n\r\nhello\r\n"
 
 // enqueue makes a queued message and claims it.
-func enqueue(t *testing.T, body, from string, to ...string) *queue.Message {
+func enqueue(t testing.TB, body, from string, to ...string) *queue.Message {
 	t.Helper()
 	e := &envelope.Envelope{From: path(t, from), UID: -1}
 	for _, s := range to {
@@ -48,7 +48,7 @@ func enqueue(t *testing.T, body, from string, to ...string) *queue.Message {
 	return enqueueAs(t, e, body)
 }
 
-func enqueueAs(t *testing.T, e *envelope.Envelope, body string) *queue.Message {
+func enqueueAs(t testing.TB, e *envelope.Envelope, body string) *queue.Message {
 	t.Helper()
 	spool, err := queue.Open(t.TempDir() + "/spool")
 	if err != nil {
@@ -74,7 +74,7 @@ func enqueueAs(t *testing.T, e *envelope.Envelope, body string) *queue.Message {
 	return m
 }
 
-func path(t *testing.T, s string) address.Path {
+func path(t testing.TB, s string) address.Path {
 	t.Helper()
 	if s == "" {
 		return address.Path{}
@@ -86,7 +86,7 @@ func path(t *testing.T, s string) address.Path {
 	return p
 }
 
-func dest(t *testing.T, s string) destination.Destination {
+func dest(t testing.TB, s string) destination.Destination {
 	t.Helper()
 	d, err := destination.Parse(s)
 	if err != nil {
@@ -96,8 +96,8 @@ func dest(t *testing.T, s string) destination.Destination {
 }
 
 // all is a request for all recipients of m.
-func all(m *queue.Message, d destination.Destination) Request {
-	r := Request{Message: m, Dest: d, Domain: m.Envelope.Rcpts[0].To.Domain}
+func all(m *queue.Message, dests ...destination.Destination) Request {
+	r := Request{Message: m, Dests: dests, Domain: m.Envelope.Rcpts[0].To.Domain}
 	for i := range m.Envelope.Rcpts {
 		r.Rcpts = append(r.Rcpts, i)
 	}
@@ -108,7 +108,7 @@ func all(m *queue.Message, d destination.Destination) Request {
 type hosts struct {
 	t         *testing.T
 	port      int
-	mx        map[string]string   // domain: "host host ..." in order of preference, or "!" and an error
+	mx        map[string]string   // domain: "host host,equal ..." in order of preference, "!" for an error, "." for a null MX
 	addrs     map[string][]string // host: addresses
 	mu        sync.Mutex
 	connected []string // addresses in the order in which they were connected to
@@ -195,9 +195,14 @@ func (h *hosts) lookup(_ context.Context, domain string) (mx.Answer, error) {
 	if s == "!" {
 		return mx.Answer{}, status.Temporary(451, "4.4.3", "DNS look-up failed", errors.New("timeout"))
 	}
+	if s == "." {
+		return mx.Answer{}, status.Permanent(556, "5.1.10", "Domain "+domain+" takes no mail", mx.ErrNullMX)
+	}
 	a := mx.Answer{Name: domain}
-	for i, name := range strings.Fields(s) {
-		a.Hosts = append(a.Hosts, mx.Host{Preference: uint16(10 * i), Name: name})
+	for i, equal := range strings.Fields(s) {
+		for name := range strings.SplitSeq(equal, ",") {
+			a.Hosts = append(a.Hosts, mx.Host{Preference: uint16(10 * i), Name: name})
+		}
 	}
 	return a, nil
 }

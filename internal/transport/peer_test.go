@@ -26,6 +26,8 @@ type peer struct {
 	mails    int
 	rcpts    []string
 	octets   int64
+	gate     sync.WaitGroup // the first messages are awaited before any is answered
+	gated    int
 }
 
 func (p *peer) serve(t *testing.T, lmtp bool, l net.Listener) {
@@ -63,11 +65,23 @@ func (s *peerSession) Rcpt(to string, _ *smtp.RcptOptions) error {
 
 func (s *peerSession) Data(r io.Reader) error {
 	n, err := io.Copy(io.Discard, r)
+	s.p.wait()
 	s.p.mu.Lock()
 	defer s.p.mu.Unlock()
 	s.p.mails++
 	s.p.octets += n
 	return err
+}
+
+// wait opens the gate a little further, and waits until it is open.
+func (p *peer) wait() {
+	p.mu.Lock()
+	if p.gated > 0 {
+		p.gated--
+		p.gate.Done()
+	}
+	p.mu.Unlock()
+	p.gate.Wait()
 }
 
 // TestPeers sends to a hundred recipients, in the batches that the peer allows, by SMTP with TLS and by LMTP over a UNIX socket, several

@@ -6,21 +6,24 @@ import (
 	"time"
 
 	"github.com/postel-mail/postel/internal/clock"
+	"github.com/postel-mail/postel/internal/destination"
 	"github.com/postel-mail/postel/internal/smtpclient"
 )
 
-// How long and how many sessions are kept for another message. A session that waits costs the peer a process.
+// How long and how many sessions are kept for another message. A session that waits costs the peer a process, but opening one costs both sides more: as
+// many are kept as attempts ever run at once, so that a busy relay opens none. What is not needed any more is gone after idleTime.
 const (
 	idleTime = 5 * time.Second
-	idleMost = 32
+	idleMost = 256
 	lifeTime = 5 * time.Minute // then the destination is looked up again
 )
 
 // session is an open session and where it leads.
 type session struct {
 	*smtpclient.Client
-	key    string // the destination it serves
-	relay  string // Result.Relay
+	key    string                  // the destinations it serves
+	dest   destination.Destination // the one it leads to
+	relay  string                  // Result.Relay
 	opened time.Time
 	timer  *time.Timer // ends it while it is idle
 }
@@ -40,7 +43,7 @@ func (p *pool) take(key string) *session {
 	for i, s := range slices.Backward(p.idle) {
 		if s.key == key {
 			p.idle = slices.Delete(p.idle, i, i+1)
-			s.timer.Stop() // if it is too late for that, expire will not find it
+			s.timer.Stop() // too late for that: expire does not find it, or ends it when it is back
 			return s
 		}
 	}
@@ -53,7 +56,11 @@ func (p *pool) put(s *session) {
 	surplus := s
 	if !p.closed && s.Usable() && clock.Since(s.opened) < lifeTime {
 		surplus = nil
-		s.timer = time.AfterFunc(idleTime, func() { p.expire(s) })
+		if s.timer == nil {
+			s.timer = time.AfterFunc(idleTime, func() { p.expire(s) })
+		} else {
+			s.timer.Reset(idleTime)
+		}
 		p.idle = append(p.idle, s)
 		if len(p.idle) > idleMost {
 			surplus = p.idle[0]

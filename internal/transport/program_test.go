@@ -120,7 +120,7 @@ func TestOthers(t *testing.T) {
 			t.Errorf("%s: got\n%s\nwant\n%s", tt.dest, got, tt.want)
 		}
 	}
-	if got := tr.Attempt(context.Background(), Request{Message: m, Dest: dest(t, "mx:")}); len(got) != 0 {
+	if got := tr.Attempt(context.Background(), Request{Message: m, Dests: []destination.Destination{dest(t, "mx:")}}); len(got) != 0 {
 		t.Errorf("nobody: got %v", got)
 	}
 }

@@ -6,46 +6,41 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/postel-mail/postel/internal/address"
-	"github.com/postel-mail/postel/internal/clock"
 	"github.com/postel-mail/postel/internal/destination"
 	"github.com/postel-mail/postel/internal/envelope"
-	"github.com/postel-mail/postel/internal/mx"
 	"github.com/postel-mail/postel/internal/smtpclient"
 	"github.com/postel-mail/postel/internal/status"
 )
 
-// Bounds of one attempt, as Postfix has them, so that a domain with many mail hosts cannot hold it for long.
-const (
-	maxNames     = 10 // that are looked up
-	maxAddresses = 5  // that are connected to
-	maxSessions  = 2  // that could be opened
-	connectTime  = 30 * time.Second
-	attemptTime  = time.Hour
-)
+// attemptTime bounds one attempt, whatever a server does with the time that it has for each step.
+const attemptTime = time.Hour
+
+// untried is what results begin with: success is only what a server has said.
+var untried = ours("4.4.1", "No host could be tried", nil)
 
 // attempt is one attempt to hand over a message by SMTP or LMTP.
 type attempt struct {
 	t       *Transport
 	r       Request
-	o       smtpclient.Options
-	key     string // of the destination, for the pool
+	d       destination.Destination // that is being tried
+	o       smtpclient.Options      // for it
 	port    string
+	key     string   // of all destinations, for the pool
 	results []Result // for r.Rcpts
 	todo    []int    // indexes into it of those that have no answer yet
 
-	untried *status.Error // what results begin with: success is only what a server has said
+	reached bool // a session was open
 
-	names, addresses, sessions int // tried so far
+	addresses, sessions int // tried for d
 
 	name  string   // of the host that is being tried
 	tried []string // hosts that came to nothing, and why
+	busy  []string // relays that said themselves that another should be asked
 }
 
 // relay brings a message to its next hop over a session that is open already, or else over new ones.
@@ -54,47 +49,71 @@ func (t *Transport) relay(ctx context.Context, r Request) []Result {
 	defer cancel()
 	w := newAttempt(t, r)
 	defer w.tell()
-	if s := w.prepare(); s != nil {
-		w.fail(s, "")
-		return w.results
-	}
 	if s := t.idle.take(w.key); s != nil {
+		w.d = s.dest
 		w.send(ctx, s) // the peer may have closed it meanwhile: then nothing was sent, and all are left
 	}
-	switch {
-	case len(w.todo) == 0 || ctx.Err() != nil:
-	case r.Dest.Kind == destination.MX:
-		w.mailHosts(ctx)
-	case r.Dest.Path != "":
-		w.visit(ctx, "unix", r.Dest.Path, "unix:"+r.Dest.Path)
-	default:
-		w.host(ctx, r.Dest.Host)
-	}
-	if ctx.Err() != nil { // what one host refused for good another, not asked any more, might have taken
-		for _, i := range w.todo {
-			if !w.results[i].Err.Temporary() {
-				w.results[i] = Result{Err: ours("4.4.2", "Attempt was stopped", ctx.Err())}
-			}
+	for _, d := range r.Dests {
+		if len(w.todo) == 0 || ctx.Err() != nil {
+			break
 		}
+		w.destination(ctx, d)
+	}
+	if ctx.Err() != nil {
+		w.unsure(ours("4.4.2", "Attempt was stopped", ctx.Err()))
 	}
 	return w.results
 }
 
-func newAttempt(t *Transport, r Request) *attempt {
-	w := &attempt{t: t, r: r, key: r.Dest.String(), untried: ours("4.4.1", "No host could be tried", nil)}
-	if r.Dest.Kind == destination.MX && r.Dest.Host == "" {
-		w.key += strings.ToLower(r.Domain)
+// unsure puts s in the place of what hosts refused for good: another, which was not asked, might have taken it.
+func (w *attempt) unsure(s *status.Error) {
+	for _, i := range w.todo {
+		if !w.results[i].Err.Temporary() {
+			w.results[i] = Result{Dest: w.results[i].Dest, Err: s, Reached: w.reached}
+		}
 	}
-	w.results = slices.Repeat([]Result{{Err: w.untried}}, len(r.Rcpts))
+}
+
+func newAttempt(t *Transport, r Request) *attempt {
+	w := &attempt{t: t, r: r}
+	for i, d := range r.Dests {
+		if i > 0 {
+			w.key += "\n"
+		}
+		w.key += d.String()
+		if d.Kind == destination.MX && d.Host == "" {
+			w.key += strings.ToLower(r.Domain)
+		}
+	}
+	w.results = slices.Repeat([]Result{{Dest: r.Dests[0], Err: untried}}, len(r.Rcpts))
 	for i := range r.Rcpts {
 		w.todo = append(w.todo, i)
 	}
 	return w
 }
 
+// destination tries one of the next hops, for all recipients without an answer.
+func (w *attempt) destination(ctx context.Context, d destination.Destination) {
+	w.d, w.addresses, w.sessions, w.name = d, 0, 0, ""
+	if s := w.prepare(); s != nil {
+		w.fail(s, "")
+		return
+	}
+	switch {
+	case d.Kind == destination.MX:
+		w.mailHosts(ctx)
+	case d.Kind == destination.LMTP && d.Path != "":
+		w.visit(ctx, "unix", d.Path, "unix:"+d.Path)
+	case d.Kind == destination.SMTP, d.Kind == destination.SMTPS, d.Kind == destination.LMTP:
+		w.host(ctx, w.find(ctx, []string{d.Host})[0])
+	default:
+		w.fail(noWay(d), "")
+	}
+}
+
 // prepare finds port and options for the destination.
 func (w *attempt) prepare() *status.Error {
-	t, d := w.t, w.r.Dest
+	t, d := w.t, w.d
 	w.o = smtpclient.Options{Hostname: t.Hostname, TLS: t.TLS, Roots: t.Roots, Certificate: t.Certificate}
 	w.port = d.Port
 	switch d.Kind {
@@ -130,12 +149,15 @@ func (w *attempt) prepare() *status.Error {
 	return nil
 }
 
-// fail is the outcome for all recipients without an answer. A failure that may pass on one host outweighs one that stays on another.
+// fail is the outcome for all recipients without an answer. A failure that may pass on one host outweighs one that stays on another, and
+// what a host has said itself outweighs what was found here.
 func (w *attempt) fail(s *status.Error, relay string) {
 	w.note(s, relay)
 	for _, i := range w.todo {
-		if had := w.results[i].Err; had == w.untried || s.Temporary() || !had.Temporary() {
-			w.results[i] = Result{Err: s, Relay: relay}
+		had := &w.results[i]
+		said := had.Remote && slices.Contains(w.busy, had.Relay)
+		if had.Err == untried || !said && (s.Temporary() || !had.Err.Temporary()) {
+			*had = Result{Dest: w.d, Err: s, Relay: relay, Reached: w.reached}
 		}
 	}
 }
@@ -176,158 +198,9 @@ func (w *attempt) tell() {
 	}
 }
 
-// mailHosts tries the mail hosts of a domain in their order.
-func (w *attempt) mailHosts(ctx context.Context) {
-	domain := w.r.Dest.Host
-	if domain == "" {
-		domain = w.r.Domain
-	}
-	answer, err := w.t.MX(ctx, domain)
-	if err == nil {
-		answer, err = answer.Without(w.t.Hostname)
-	}
-	if err != nil {
-		w.fail(status.Of(err), "")
-		return
-	}
-	for _, h := range answer.Hosts {
-		if !w.host(ctx, h.Name) {
-			return
-		}
-	}
-}
-
-// host tries the addresses of one host. It reports whether another host may be tried.
-func (w *attempt) host(ctx context.Context, name string) (more bool) {
-	if w.names++; w.names > maxNames {
-		return false
-	}
-	w.name = name
-	addrs, err := w.t.Addresses(ctx, name)
-	if err != nil {
-		w.fail(w.unknown(name, status.Of(err)), "")
-		return ctx.Err() == nil
-	}
-	w.o.ServerName = name
-	if a, ok := (address.Path{Domain: name}).Literal(); ok {
-		w.o.ServerName = a.String()
-	}
-	for _, a := range addrs {
-		if w.addresses == maxAddresses || w.sessions == maxSessions || ctx.Err() != nil {
-			return false
-		}
-		a = a.Unmap()
-		relay := fmt.Sprintf("%s[%s]:%s", w.o.ServerName, a, w.port)
-		if w.r.Dest.Kind == destination.MX && w.t.RefuseLoopback {
-			if isOwn(a) {
-				w.fail(loop(w.r), relay)
-				return false
-			}
-			if !a.IsGlobalUnicast() {
-				w.fail(ours("4.4.4", fmt.Sprintf("Mail host %s has the address %s, to which no mail is sent", name, a), nil), "")
-				continue
-			}
-		}
-		w.addresses++
-		if !w.visit(ctx, "tcp", net.JoinHostPort(a.String(), w.port), relay) {
-			return false
-		}
-	}
-	return true
-}
-
-// unknown is the outcome for a host that has no address. For a host that the configuration names that is never the message's fault.
-func (w *attempt) unknown(name string, s *status.Error) *status.Error {
-	switch {
-	case s.Temporary():
-		return s
-	case w.r.Dest.Kind == destination.MX:
-		return status.Permanent(550, "5.4.4", "Mail host "+name+" has no address", s)
-	}
-	return status.Temporary(451, "4.4.4", "Host "+name+" has no address", s)
-}
-
-// loop is the outcome where the next hop is this host itself: what it sends would come back. Where the DNS says so no mail can come to that
-// domain; a route that says so is this host's mistake, which somebody will mend.
-func loop(r Request) *status.Error {
-	text := "Mail for " + cmp.Or(r.Domain, r.Dest.String()) + " loops back to this host"
-	cause := errors.New("transport: " + text)
-	if r.Dest.Kind == destination.MX {
-		return status.Permanent(554, "5.4.6", text, cause)
-	}
-	return status.Temporary(451, "4.4.6", text, fmt.Errorf("%w; the route is %s", cause, r.Dest))
-}
-
-// isOwn reports whether an address other than loopback is one of this host's.
-func isOwn(a netip.Addr) bool { return !a.IsLoopback() && mx.IsHostAddress(a) }
-
-// visit connects to one address and hands over what it can, over several sessions where the server takes only so much in one. It
-// reports whether another address may be tried for what is left.
-func (w *attempt) visit(ctx context.Context, network, addr, relay string) (more bool) {
-	for first := true; ; first = false {
-		s, err := w.open(ctx, network, addr, relay)
-		if err != nil {
-			w.fail(err, relay)
-			return ctx.Err() == nil
-		}
-		if first {
-			w.sessions++
-		}
-		if w.mayLoop() && s.Calls(w.t.Hostname) {
-			w.t.idle.bye(s)
-			w.fail(loop(w.r), relay)
-			return false
-		}
-		left := len(w.todo)
-		if !w.send(ctx, s) || len(w.todo) == left {
-			return len(w.todo) > 0 && ctx.Err() == nil
-		}
-	}
-}
-
-// mayLoop says where a server of this host's own name means a loop: on the usual port. A port that is written in a route may well be a
-// filter on this host, and LMTP is often spoken with oneself.
-func (w *attempt) mayLoop() bool {
-	d := w.r.Dest
-	return d.Kind == destination.MX || d.Kind == destination.SMTP && d.Port == ""
-}
-
-// open opens a session. Where TLS fails that need not be, it is done without.
-func (w *attempt) open(ctx context.Context, network, addr, relay string) (*session, *status.Error) {
-	o := w.o
-	for {
-		conn, err := w.dial(ctx, network, addr)
-		if err != nil {
-			return nil, ours("4.4.1", "Cannot connect to "+relay, err)
-		}
-		c, err := smtpclient.New(ctx, conn, o)
-		if err == nil {
-			return &session{Client: c, key: w.key, relay: relay, opened: clock.Now()}, nil
-		}
-		if o.TLS != smtpclient.Opportunistic || o.Login != nil || !errors.Is(err, smtpclient.ErrTLS) || ctx.Err() != nil {
-			return nil, status.Of(err)
-		}
-		o.TLS = smtpclient.Off
-	}
-}
-
-func (w *attempt) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	d := net.Dialer{Timeout: connectTime}
-	if to, err := netip.ParseAddrPort(addr); err == nil {
-		for _, from := range w.t.Bind {
-			if from.Unmap().Is4() == to.Addr().Is4() {
-				d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(from.Unmap(), 0))
-				break
-			}
-		}
-	}
-	return d.DialContext(ctx, network, addr)
-}
-
 // send hands the message over for as many recipients as the session takes, in one transaction or several. It reports whether
 // another session to the same host would take more.
 func (w *attempt) send(ctx context.Context, s *session) (again bool) {
-	m := w.r.Message
 	switch {
 	case ctx.Err() != nil:
 		s.Close()
@@ -337,44 +210,65 @@ func (w *attempt) send(ctx context.Context, s *session) (again bool) {
 		w.fail(ours("4.5.0", "The server speaks without being asked", nil), s.relay)
 	}
 	welcome := false // a recipient was taken: servers count refusals, and slow down or drop who collects them
-	for len(w.todo) > 0 && s.Usable() {
-		rcpts := make([]envelope.Recipient, len(w.todo))
-		for i, n := range w.todo {
-			rcpts[i] = m.Envelope.Rcpts[w.r.Rcpts[n]]
-		}
-		size := s.Fit(rcpts)
-		out := s.Send(ctx, smtpclient.Mail{Envelope: m.Envelope, Rcpts: rcpts[:size], Body: m.Body(), Again: m.State.Attempts > 0})
-		var left []int
-		var unsent *status.Error
-		taken := false
-		for i, o := range out {
-			n := w.todo[i]
-			w.results[n] = Result{Err: o.Err, Code: o.Code, Text: o.Text, Relay: s.relay, Remote: o.Code != 0, Reached: true, DSN: s.DSN()}
-			if o.Unsent {
-				unsent = o.Err
-			}
-			taken = taken || o.Err == nil
-			welcome = welcome || taken
-			if o.Unsent || taken && tooMany(o) {
-				left = append(left, n)
-			}
-		}
-		w.todo = append(left, w.todo[size:]...)
-		if unsent != nil {
-			w.note(unsent, s.relay)
-			s.Close()
-			return false
-		}
+	var elsewhere *status.Error
+	for len(w.todo) > 0 && s.Usable() && elsewhere == nil {
+		var taken bool
+		taken, elsewhere = w.transaction(ctx, s)
+		welcome = welcome || taken
+	}
+	if elsewhere != nil {
+		w.note(elsewhere, s.relay)
 	}
 	if welcome {
 		w.t.idle.put(s)
 	} else {
 		w.t.idle.bye(s)
 	}
-	return len(w.todo) > 0 && ctx.Err() == nil
+	return elsewhere == nil && len(w.todo) > 0 && ctx.Err() == nil
+}
+
+// transaction hands the message over once, for as many recipients as the server takes at once. taken says that it took it for one of them,
+// elsewhere, when it is not nil, why what is left is for another session or host.
+func (w *attempt) transaction(ctx context.Context, s *session) (taken bool, elsewhere *status.Error) {
+	m := w.r.Message
+	rcpts := make([]envelope.Recipient, len(w.todo))
+	for i, n := range w.todo {
+		rcpts[i] = m.Envelope.Rcpts[w.r.Rcpts[n]]
+	}
+	size := s.Fit(rcpts)
+	var left []int
+	for i, o := range s.Send(ctx, smtpclient.Mail{Envelope: m.Envelope, Rcpts: rcpts[:size], Body: m.Body(), Again: m.State.Attempts > 0}) {
+		n := w.todo[i]
+		w.results[n] = Result{Dest: w.d, Err: o.Err, Code: o.Code, Text: o.Text, Relay: s.relay, Remote: o.Code != 0, Reached: true, DSN: s.DSN()}
+		taken = taken || o.Err == nil
+		w.reached = w.reached || o.Code != 0
+		switch {
+		case o.Unsent:
+			elsewhere = o.Err
+		case taken && tooMany(o):
+		case isBusy(o):
+			elsewhere = o.Err
+			w.busy = append(w.busy, s.relay)
+		default:
+			continue
+		}
+		left = append(left, n)
+	}
+	w.todo = append(left, w.todo[size:]...)
+	return taken, elsewhere
 }
 
 // tooMany reports whether a recipient was refused only because it was one more than the server takes at once (RFC 5321 4.5.3.1.10).
 func tooMany(o smtpclient.Outcome) bool {
 	return o.Err != nil && o.Code != 0 && o.Err.Code == 452 && (o.Err.Enhanced == "4.5.3" || o.Err.Enhanced == "4.0.0")
+}
+
+// isBusy reports whether the server has refused because of itself, for now: its disk is full, it is being shut down (4.3.x of RFC 3463; 451 and 452 of
+// RFC 5321 4.2.3 without such a code). That is nothing about sender, recipient or message, so that another host may well take them.
+func isBusy(o smtpclient.Outcome) bool {
+	if o.Err == nil || o.Code == 0 || !o.Err.Temporary() {
+		return false
+	}
+	bare := o.Err.Enhanced == "4.0.0" && (o.Err.Code == 451 || o.Err.Code == 452)
+	return bare || strings.HasPrefix(o.Err.Enhanced, "4.3.")
 }

@@ -24,6 +24,10 @@ const (
 		C: EHLO me.example
 		S| "250-mx.example\r\n250 PIPELINING\r\n"
 		`
+	hello2 = `
+		C: EHLO me.example
+		S| "250-mx.example\r\n250 PIPELINING\r\n"
+		`
 	mail2 = `
 		C: MAIL FROM:<a@a.example>
 		C: RCPT TO:<b@b.example>
@@ -38,10 +42,19 @@ const (
 	bye = `
 		C: QUIT
 		S: 221 bye`
+	startTLS = `
+		S: 220 hub.example ready
+		C: EHLO me.example
+		S| "250-hub.example\r\n250 STARTTLS\r\n"
+		C: STARTTLS
+		S: 220 go
+		`
 	take = hello + mail2 + taken + bye
 )
 
 func TestMailHosts(t *testing.T) {
+	atOne := strings.Repeat("\n250 2.0.0 queued (remote) at one[127.0.0.1]:PORT", 2)[1:]
+	atTwo := strings.Repeat("\n250 2.0.0 queued (remote) at two[127.0.0.2]:PORT", 2)[1:]
 	tests := []struct {
 		name    string
 		scripts map[string][]string
@@ -53,11 +66,63 @@ func TestMailHosts(t *testing.T) {
 		visited string
 	}{
 		{name: "the best host", mx: "one two", scripts: map[string][]string{"127.0.0.1": {take}, "127.0.0.2": nil},
-			want: "250 2.0.0 queued (remote) at one[127.0.0.1]:PORT\n250 2.0.0 queued (remote) at one[127.0.0.1]:PORT", visited: "127.0.0.1"},
+			want: atOne, visited: "127.0.0.1"},
+		{name: "EHLO refused for now", mx: "one two", scripts: map[string][]string{"127.0.0.1": {"S: 220 mx.example\nC: EHLO me.example\nS: 451 4.3.2 busy"}, "127.0.0.2": {take}},
+			want: atTwo, visited: "127.0.0.1 127.0.0.2"},
+		{name: "EHLO refused, session ended", mx: "one two", scripts: map[string][]string{"127.0.0.1": {"S: 220 mx.example\nC: EHLO me.example\nS: 421 4.7.0 too many"}, "127.0.0.2": {take}},
+			want: atTwo, visited: "127.0.0.1 127.0.0.2"},
+		{name: "EHLO and HELO refused for good", mx: "one two", scripts: map[string][]string{"127.0.0.1": {"S: 220 mx.example\nC: EHLO me.example\nS: 550 no\nC: HELO me.example\nS: 550 no"}, "127.0.0.2": {take}},
+			want: atTwo, visited: "127.0.0.1 127.0.0.2"},
+		{name: "greeting refused for now", mx: "one two", scripts: map[string][]string{"127.0.0.1": {"S: 450 later"}, "127.0.0.2": {take}},
+			want: atTwo, visited: "127.0.0.1 127.0.0.2"},
+		{name: "no SMTP", mx: "one two", scripts: map[string][]string{"127.0.0.1": {"S: SSH-2.0-x"}, "127.0.0.2": {take}},
+			want: atTwo, visited: "127.0.0.1 127.0.0.2"},
+		{name: "STARTTLS broken, then the clear text too", mx: "one two", scripts: map[string][]string{"127.0.0.1": {startTLS + "CLOSE", "CLOSE"}, "127.0.0.2": {take}},
+			want: atTwo, visited: "127.0.0.1 127.0.0.1 127.0.0.2"},
+		{name: "disk full", mx: "one two", scripts: map[string][]string{"127.0.0.1": {hello + mail2 + `
+			S| "452 4.3.1 disk full\r\n503 no\r\n503 no\r\n503 no\r\n"` + bye}, "127.0.0.2": {take}},
+			want: atTwo, visited: "127.0.0.1 127.0.0.2"},
+		{name: "disk full, said without an enhanced code", mx: "one two", scripts: map[string][]string{"127.0.0.1": {hello + mail2 + `
+			S| "452 disk full\r\n503 no\r\n503 no\r\n503 no\r\n"` + bye}, "127.0.0.2": {take}},
+			want: atTwo, visited: "127.0.0.1 127.0.0.2"},
+		{name: "disk full at the end of the message", mx: "one two", scripts: map[string][]string{"127.0.0.1": {hello + mail2 + `
+			S| "250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n"
+			BODY
+			S: 451 4.3.0 filter is down` + bye}, "127.0.0.2": {take}},
+			want: atTwo, visited: "127.0.0.1 127.0.0.2"},
+		{name: "disk full for one recipient", mx: "one two", scripts: map[string][]string{"127.0.0.1": {hello + mail2 + `
+			S| "250 ok\r\n250 ok\r\n450 4.3.2 not now\r\n354 go\r\n"
+			BODY
+			S: 250 2.0.0 queued` + bye}, "127.0.0.2": {hello + `
+			C: MAIL FROM:<a@a.example>
+			C: RCPT TO:<c@b.example>
+			C: DATA
+			S| "250 ok\r\n250 ok\r\n354 go\r\n"
+			BODY
+			S: 250 2.0.0 queued` + bye}},
+			want: "250 2.0.0 queued (remote) at one[127.0.0.1]:PORT\n250 2.0.0 queued (remote) at two[127.0.0.2]:PORT", visited: "127.0.0.1 127.0.0.2"},
+		{name: "disk full, and the next host is down", mx: "one three", rcpts: []int{0}, scripts: map[string][]string{"127.0.0.1": {hello + `
+			C: MAIL FROM:<a@a.example>
+			C: RCPT TO:<b@b.example>
+			C: DATA
+			S| "452 4.3.1 disk full\r\n503 no\r\n503 no\r\n"` + bye}},
+			want: "452 4.3.1 disk full (remote) at one[127.0.0.1]:PORT", visited: "127.0.0.1"},
+		{name: "a sender's refusal is the answer", mx: "one two", rcpts: []int{0}, scripts: map[string][]string{"127.0.0.1": {hello + `
+			C: MAIL FROM:<a@a.example>
+			C: RCPT TO:<b@b.example>
+			C: DATA
+			S| "450 4.1.8 who?\r\n503 no\r\n503 no\r\n"` + bye}, "127.0.0.2": nil},
+			want: "450 4.1.8 who? (remote) at one[127.0.0.1]:PORT", visited: "127.0.0.1"},
+		{name: "equal hosts", mx: "three,one two", scripts: map[string][]string{"127.0.0.1": {take}, "127.0.0.2": nil},
+			want: atOne, visited: "127.0.0.1"},
+		{name: "null MX", mx: ".", rcpts: []int{0}, want: "556 5.1.10 Domain b.example takes no mail"},
+		{name: "the second address of a host", mx: "many", scripts: map[string][]string{"127.0.0.1": {take}},
+			addrs: map[string][]string{"many": {"127.0.0.3", "127.0.0.1"}},
+			want:  strings.ReplaceAll(atOne, "one", "many"), visited: "127.0.0.1"},
 		{name: "connection refused", mx: "three one", scripts: map[string][]string{"127.0.0.1": {take}},
-			want: "250 2.0.0 queued (remote) at one[127.0.0.1]:PORT\n250 2.0.0 queued (remote) at one[127.0.0.1]:PORT", visited: "127.0.0.1"},
+			want: atOne, visited: "127.0.0.1"},
 		{name: "greeting refused", mx: "one two", scripts: map[string][]string{"127.0.0.1": {"S: 554 5.7.1 no"}, "127.0.0.2": {take}},
-			want: "250 2.0.0 queued (remote) at two[127.0.0.2]:PORT\n250 2.0.0 queued (remote) at two[127.0.0.2]:PORT", visited: "127.0.0.1 127.0.0.2"},
+			want: atTwo, visited: "127.0.0.1 127.0.0.2"},
 		{name: "greeting refused everywhere", mx: "one two", scripts: map[string][]string{"127.0.0.1": {"S: 554 5.7.1 no"}, "127.0.0.2": {"S: 421 4.3.2 busy"}},
 			want: "421 4.3.2 busy at two[127.0.0.2]:PORT\n421 4.3.2 busy at two[127.0.0.2]:PORT", visited: "127.0.0.1 127.0.0.2"},
 		{name: "a recipient's refusal is the answer", mx: "one two", scripts: map[string][]string{"127.0.0.1": {hello + mail2 + `
@@ -84,13 +149,14 @@ func TestMailHosts(t *testing.T) {
 			addrs: map[string][]string{"many": {"127.0.1.1", "127.0.1.2", "127.0.1.3", "127.0.1.4", "127.0.1.5"}},
 			want:  "451 4.4.1 Cannot connect to many[127.0.1.5]:PORT at many[127.0.1.5]:PORT"},
 		{name: "only ten names", mx: strings.Repeat("none ", 10) + "one", scripts: map[string][]string{"127.0.0.1": nil}, rcpts: []int{1},
-			want: "550 5.4.4 Mail host none has no address"},
+			want: "451 4.4.4 None of the first 10 mail hosts has an address"},
+		{name: "all names", mx: strings.Repeat("none ", 10), rcpts: []int{1}, want: "550 5.4.4 Mail host none has no address"},
 		{name: "no such domain", mx: "", scripts: nil, rcpts: []int{1}, want: "550 5.1.2 Domain b.example does not exist"},
 		{name: "DNS fails", mx: "!", scripts: nil, rcpts: []int{1}, want: "451 4.4.3 DNS look-up failed"},
 		{name: "a host that may come back outweighs one that does not exist", mx: "broken none", rcpts: []int{1},
 			addrs: map[string][]string{"broken": {"!"}}, want: "451 4.4.3 DNS look-up failed"},
 		{name: "a host that does not exist", mx: "none one", scripts: map[string][]string{"127.0.0.1": {take}},
-			want: "250 2.0.0 queued (remote) at one[127.0.0.1]:PORT\n250 2.0.0 queued (remote) at one[127.0.0.1]:PORT", visited: "127.0.0.1"},
+			want: atOne, visited: "127.0.0.1"},
 		{name: "own name is the best", mx: "me.example one", scripts: map[string][]string{"127.0.0.1": nil}, rcpts: []int{1},
 			want: "554 5.4.6 Mail for b.example loops back to this host"},
 		{name: "own name in the greeting", mx: "one two", rcpts: []int{1}, scripts: map[string][]string{"127.0.0.1": {strings.Replace(hello, "mx", "ME", 1) + bye}, "127.0.0.2": nil},
@@ -174,23 +240,21 @@ func TestOwnAddress(t *testing.T) {
 	}
 	for _, a := range list {
 		p := netip.MustParsePrefix(a.String()).Addr()
-		want := !p.IsLoopback()
-		if isOwn(p) != want {
-			t.Errorf("isOwn(%s) is %v", p, !want)
+		if p.IsLoopback() {
+			continue
 		}
-		if want {
-			h := network(t, nil)
-			h.mx["b.example"], h.addrs["alias"] = "alias", []string{p.String()}
+		for _, hosts := range []string{"alias", "alias one", "one,alias", "one,two,alias"} { // the others are not better, and not to be asked
+			h := network(t, map[string][]string{"127.0.0.1": nil, "127.0.0.2": nil})
+			h.mx["b.example"] = hosts
+			h.addrs = map[string][]string{"alias": {p.String()}, "one": {"127.0.0.1"}, "two": {"127.0.0.2"}}
 			tr := h.transport()
-			tr.RefuseLoopback, tr.Port = true, 25
+			tr.RefuseLoopback = true
 			got := tr.Attempt(context.Background(), all(enqueue(t, letter, "", "b@b.example"), dest(t, "mx:")))
-			if got[0].Err == nil || got[0].Err.Enhanced != "5.4.6" {
-				t.Errorf("%s: got %+v", p, got[0])
+			tr.Close()
+			if got[0].Err == nil || got[0].Err.Enhanced != "5.4.6" || len(h.connected) != 0 || !strings.HasPrefix(got[0].Relay, "alias[") {
+				t.Errorf("%s, %s: got %+v, connected to %v", p, hosts, got[0], h.connected)
 			}
 		}
-	}
-	if isOwn(netip.MustParseAddr("198.51.100.1")) {
-		t.Error("a stranger's address counts as own")
 	}
 }
 
@@ -199,13 +263,6 @@ func TestFixedHosts(t *testing.T) {
 	login := func(_, user string) (smtpclient.Login, error) {
 		return smtpclient.Login{User: user, Password: "secret"}, nil
 	}
-	startTLS := `
-		S: 220 hub.example ready
-		C: EHLO me.example
-		S| "250-hub.example\r\n250 STARTTLS\r\n"
-		C: STARTTLS
-		S: 220 go
-		`
 	inside := `
 		C: EHLO me.example
 		S| "250-hub.example\r\n250-AUTH PLAIN\r\n250 PIPELINING\r\n"
@@ -371,7 +428,7 @@ func TestPool(t *testing.T) {
 	tr := h.transport()
 	var sessions []*session
 	for i := range idleMost + 2 {
-		w := newAttempt(tr, Request{Dest: dest(t, "smtp://127.0.0.1")})
+		w := newAttempt(tr, Request{Dests: []destination.Destination{dest(t, "smtp://127.0.0.1")}})
 		w.o.Hostname, w.key = "me.example", strconv.Itoa(i)
 		s, err := w.open(context.Background(), "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(h.port)), "x")
 		if err != nil {
@@ -428,7 +485,7 @@ func TestBind(t *testing.T) {
 	h := network(t, map[string][]string{"127.0.0.1": nil})
 	tr := h.transport()
 	tr.Bind = []netip.Addr{netip.MustParseAddr("::1"), netip.MustParseAddr("127.0.0.77"), netip.MustParseAddr("127.0.0.78")}
-	w := newAttempt(tr, Request{})
+	w := newAttempt(tr, Request{Dests: []destination.Destination{{}}})
 	conn, err := w.dial(context.Background(), "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(h.port)))
 	if err != nil {
 		t.Fatal(err)
@@ -474,7 +531,7 @@ func TestStopIsNoVerdict(t *testing.T) {
 			return []netip.Addr{netip.MustParseAddr("192.0.2.1")}, nil
 		}}
 	m := enqueue(t, letter, "a@north.example", "b@south.example")
-	for _, r := range tr.Attempt(ctx, Request{Message: m, Rcpts: []int{0}, Dest: destination.Destination{Kind: destination.MX}, Domain: "south.example"}) {
+	for _, r := range tr.Attempt(ctx, Request{Message: m, Rcpts: []int{0}, Dests: []destination.Destination{{Kind: destination.MX}}, Domain: "south.example"}) {
 		if r.Err == nil || !r.Err.Temporary() {
 			t.Errorf("got %v", r.Err)
 		}

@@ -1,10 +1,11 @@
-// Package transport makes one attempt to bring one queued message to one destination: by SMTP to the mail hosts of a domain or to a
+// Package transport makes one attempt to bring one queued message to its next hop, or the first of several that takes it: by SMTP to the mail hosts of a domain or to a
 // fixed host, by LMTP, to a program, or to a mailbox by the delivery agent. It says what became of each recipient; when to try again,
 // and what to tell the sender, is decided above it.
 //
 // Hosts are tried in the order of package mx (RFC 5321 5.1). A connection that fails, or breaks before the message is sent, leads to
-// the next host; what a server says about a sender, a recipient or a message is taken as the answer. Sessions are kept for some seconds,
-// for the next message to the same destination. Package transport does not log: its results say all.
+// the next host, as does a server that refuses because of its own state; what it says about a sender, a recipient or a message is taken as the
+// answer. Addresses that do not answer are passed over for a while. Sessions are kept for some seconds, for the next message to the
+// same next hops. Package transport does not log: its results say all.
 package transport
 
 import (
@@ -13,6 +14,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -57,26 +59,32 @@ type Transport struct {
 	// Programs other than Deliver run as ProgramUser; nil: as this process. It is for a runner that is root.
 	ProgramUser *syscall.Credential
 
-	idle pool
+	idle   pool
+	silent silence
+	// dial makes connections in a test that needs no network.
+	dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // Request is what an attempt is about.
 type Request struct {
 	Message *queue.Message
 	Rcpts   []int // indexes of recipients in the message's envelope
-	Dest    destination.Destination
-	Domain  string // of these recipients, for "mx:" without a domain
+	// Dests are the next hops in the order in which they are tried, at least one. Only the first counts where it is no host: a program,
+	// a mailbox, discard:.
+	Dests  []destination.Destination
+	Domain string // of these recipients, for "mx:" without a domain
 }
 
 // Result is what became of one recipient.
 type Result struct {
-	Err     *status.Error // nil: the destination has taken the message
-	Code    int           // of the reply that decided, 250 for a program's yes; 0 where no server has spoken
-	Text    string        // of that reply when it was a yes
-	Relay   string        // who decided: "host[address]:port", "unix:/path", "pipe", or "" where nobody was reached
-	Remote  bool          // Code and text are a server's own words
-	Reached bool          // a session was open: whatever became of it, the destination lives
-	DSN     bool          // the server keeps the requests of RFC 3461 from here on; without it a SUCCESS report says "relayed"
+	Dest    destination.Destination // the one of Request.Dests that this is about
+	Err     *status.Error           // nil: the destination has taken the message
+	Code    int                     // of the reply that decided, 250 for a program's yes; 0 where no server has spoken
+	Text    string                  // of that reply when it was a yes
+	Relay   string                  // who decided: "host[address]:port", "unix:/path", "pipe", or "" where nobody was reached
+	Remote  bool                    // Code and text are a server's own words
+	Reached bool                    // a session was open: whatever became of it, the destination lives
+	DSN     bool                    // the server keeps the requests of RFC 3461 from here on; without it a SUCCESS report says "relayed"
 }
 
 // Attempt tries to bring the message to the destination. It gives a result for each of r.Rcpts, in their order. When ctx ends the
@@ -85,28 +93,35 @@ func (t *Transport) Attempt(ctx context.Context, r Request) []Result {
 	if len(r.Rcpts) == 0 {
 		return nil
 	}
-	switch r.Dest.Kind {
+	if len(r.Dests) == 0 {
+		r.Dests = []destination.Destination{{}}
+	}
+	switch d := r.Dests[0]; d.Kind {
 	case destination.MX, destination.SMTP, destination.SMTPS, destination.LMTP:
 		return t.relay(ctx, r)
 	case destination.Pipe, destination.Maildir, destination.Mbox:
-		return t.programs(ctx, r)
+		return t.programs(ctx, r, d)
 	case destination.Discard:
-		return slices.Repeat([]Result{{Code: 250, Text: "2.0.0 Discarded"}}, len(r.Rcpts))
+		return slices.Repeat([]Result{{Dest: d, Code: 250, Text: "2.0.0 Discarded"}}, len(r.Rcpts))
+	default:
+		return slices.Repeat([]Result{{Dest: d, Err: noWay(d)}}, len(r.Rcpts))
 	}
-	s := status.Temporary(451, "4.3.5", "No way to this destination", fmt.Errorf("transport: destination %q", r.Dest))
-	return slices.Repeat([]Result{{Err: s}}, len(r.Rcpts))
+}
+
+func noWay(d destination.Destination) *status.Error {
+	return status.Temporary(451, "4.3.5", "No way to this destination", fmt.Errorf("transport: destination %q", d))
 }
 
 // Close ends the sessions that are kept. Attempts that still run keep none from then on.
 func (t *Transport) Close() { t.idle.close() }
 
 // programs runs a program for each recipient, since an exit status says only one thing.
-func (t *Transport) programs(ctx context.Context, r Request) []Result {
+func (t *Transport) programs(ctx context.Context, r Request, d destination.Destination) []Result {
 	results := make([]Result, len(r.Rcpts))
 	for i, n := range r.Rcpts {
-		results[i] = Result{Relay: "pipe", Code: 250, Text: "2.0.0 Taken by the program"}
-		if s := t.program(ctx, r, n); s != nil {
-			results[i] = Result{Relay: "pipe", Err: s}
+		results[i] = Result{Dest: d, Relay: "pipe", Code: 250, Text: "2.0.0 Taken by the program"}
+		if s := t.program(ctx, r.Message, n, d); s != nil {
+			results[i] = Result{Dest: d, Relay: "pipe", Err: s}
 		}
 	}
 	return results
@@ -114,14 +129,14 @@ func (t *Transport) programs(ctx context.Context, r Request) []Result {
 
 // program gives the message to one program for the n-th recipient of the envelope. Its standard input is the queue file itself: were
 // it a pipe and this process to die, the program would take the part it has for the whole.
-func (t *Transport) program(ctx context.Context, r Request, n int) *status.Error {
-	e := r.Message.Envelope
+func (t *Transport) program(ctx context.Context, m *queue.Message, n int, d destination.Destination) *status.Error {
+	e := m.Envelope
 	rcpt := e.Rcpts[n]
-	args := t.args(r.Dest, e.From, rcpt.To)
+	args := t.args(d, e.From, rcpt.To)
 	if args == nil {
-		return status.Temporary(451, "4.3.5", "No delivery agent is configured", fmt.Errorf("transport: destination %q", r.Dest))
+		return status.Temporary(451, "4.3.5", "No delivery agent is configured", fmt.Errorf("transport: destination %q", d))
 	}
-	body, err := r.Message.OpenBody()
+	body, err := m.OpenBody()
 	if err != nil {
 		return status.Temporary(451, "4.3.0", "Queued message cannot be read", fmt.Errorf("transport: %w", err))
 	}
@@ -130,7 +145,7 @@ func (t *Transport) program(ctx context.Context, r Request, n int) *status.Error
 	words := command.Words{Sender: e.From, Recipient: rcpt.To, Original: original(rcpt), User: user, Extension: detail,
 		ID: e.ID + "." + strconv.Itoa(n)}
 	spec := command.Spec{Args: args, Env: words.Environ(), Stdin: body, Limit: t.ProgramTime}
-	if !t.isAgent(r.Dest) {
+	if !t.isAgent(d) {
 		spec.Credential = t.ProgramUser
 	}
 	return command.Run(ctx, spec)
