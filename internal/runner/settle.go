@@ -92,7 +92,10 @@ func tell(o *queue.Outcome) { o.Told = true }
 
 // send queues a report.
 func (l *loop) send(report *dsn.Report) error {
-	e := report.Envelope()
+	e, err := report.Envelope()
+	if err != nil {
+		return err
+	}
 	w, err := l.Spool.Create(e)
 	if err != nil {
 		return err
