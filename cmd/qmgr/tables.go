@@ -49,7 +49,7 @@ func load(p *program.Program) (*tables, error) {
 	q := c.Queue
 	t.policy = runner.Policy{
 		Routes:   runner.Routes{Domains: config.Strings(c.Domains), Local: local, Table: c.RouteTable(), Literal: isOwnLiteral},
-		Hostname: c.Hostname, Lifetime: time.Duration(q.Lifetime), Warn: time.Duration(q.Warn),
+		Hostname: c.Hostname, Lifetime: time.Duration(q.Lifetime), BounceLifetime: time.Duration(q.BounceLifetime), Warn: time.Duration(q.Warn),
 		First: time.Duration(q.Retry[0]), Longest: time.Duration(q.Retry[1]), Concurrency: q.Concurrency, Processes: q.Processes,
 	}
 	logins, err := credentials.Load(c.SMTP.Credentials)

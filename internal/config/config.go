@@ -71,11 +71,12 @@ type TLS struct {
 
 // Queue is [queue].
 type Queue struct {
-	Lifetime    Duration   `toml:"lifetime"`
-	Warn        Duration   `toml:"warn"`
-	Retry       []Duration `toml:"retry"`
-	Concurrency int        `toml:"concurrency"`
-	Processes   int        `toml:"processes"`
+	Lifetime       Duration   `toml:"lifetime"`
+	BounceLifetime Duration   `toml:"bounce_lifetime"`
+	Warn           Duration   `toml:"warn"`
+	Retry          []Duration `toml:"retry"`
+	Concurrency    int        `toml:"concurrency"`
+	Processes      int        `toml:"processes"`
 }
 
 // Limits is [limits].
@@ -123,7 +124,7 @@ func Parse(r io.Reader, name string) (*Config, error) {
 		RelayNetworks:      []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
 		SMTP:               SMTP{Port: 25, Credentials: "/etc/postel/credentials"},
 		TLS:                TLS{Certificate: "/etc/postel/tls/cert.pem", Key: "/etc/postel/tls/key.pem"},
-		Queue: Queue{Lifetime: Duration(5 * 24 * time.Hour), Warn: Duration(4 * time.Hour),
+		Queue: Queue{Lifetime: Duration(5 * 24 * time.Hour), BounceLifetime: Duration(24 * time.Hour), Warn: Duration(4 * time.Hour),
 			Retry:       []Duration{Duration(5 * time.Minute), Duration(4 * time.Hour)},
 			Concurrency: 20, Processes: 100},
 		Limits: Limits{MessageSize: 50 << 20, Recipients: 1000, Connections: 500, ConnectionsPerClient: 50, Hops: 50, MinFree: -1},
@@ -220,7 +221,7 @@ func (c *Config) check() (key string, err error) {
 	for _, d := range []struct {
 		key   string
 		value []Duration
-	}{{"queue.lifetime", []Duration{q.Lifetime}}, {"queue.warn", []Duration{q.Warn}}, {"queue.retry", q.Retry}} {
+	}{{"queue.lifetime", []Duration{q.Lifetime}}, {"queue.bounce_lifetime", []Duration{q.BounceLifetime}}, {"queue.warn", []Duration{q.Warn}}, {"queue.retry", q.Retry}} {
 		for _, v := range d.value {
 			if v > 0 && v < Duration(time.Second) { // a bare number is nanoseconds to go-toml
 				return d.key, errors.New("a duration has a unit and stands in quotes; write \"30s\", \"5m\", \"4h\" or \"5d\"")
@@ -236,6 +237,8 @@ func (c *Config) check() (key string, err error) {
 		return "queue.retry", errors.New("two durations are needed, the first wait and the longest")
 	case q.Lifetime <= 0:
 		return "queue.lifetime", errors.New("must be longer than nothing")
+	case q.BounceLifetime <= 0:
+		return "queue.bounce_lifetime", errors.New("must be longer than nothing")
 	case c.SMTP.Port < 1 || c.SMTP.Port > 65535:
 		return "smtp.port", fmt.Errorf("%d is not a port", c.SMTP.Port)
 	case c.SMTP.Certificate == "" && c.SMTP.Key != "":

@@ -45,6 +45,7 @@ func TestErrors(t *testing.T) {
 		{"[queue]\nretry = [300, \"4h\"]", "f:2:9: queue.retry: a duration has a unit"},
 		{"users = \"nobody\"", "f:1:9: users: "},
 		{"[queue]\nretry = [\"5m\"]", "f:2:9: queue.retry: "},
+		{"[queue]\nbounce_lifetime = \"0s\"", "f:2:19: queue.bounce_lifetime: "},
 		{"x = ", "f:1:"},
 	} {
 		_, err := Parse(strings.NewReader(tt.in), "f")

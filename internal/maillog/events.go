@@ -18,6 +18,16 @@ func (l *Log) Start(version, order string) {
 // Stop: the program ends because of why.
 func (l *Log) Stop(why string) { l.event(info, "stop", field{"text", why}) }
 
+// Unclean: the runner before this one was killed; recipients that it had sent to without recording it are sent to again.
+func (l *Log) Unclean() {
+	l.event(warning, "unclean", field{"text", "the last runner was killed: what it was sending then may arrive twice"})
+}
+
+// Late: the message that waits longest was due that long ago and has not had its turn; text says what holds it up.
+func (l *Log) Late(id string, delay time.Duration, text string) {
+	l.event(warning, "late", field{"id", id}, field{"delay", seconds(delay)}, field{"text", text})
+}
+
 // Reload: configuration, tables and certificates were read again.
 func (l *Log) Reload() { l.event(info, "reload") }
 
@@ -95,14 +105,20 @@ func (l *Log) Deferred(d Delivery, next time.Time, s *status.Error) {
 	l.event(warning, "deferred", append(f, outcome(s)...)...)
 }
 
-// Bounced: the recipient cannot be reached for good; the sender is told unless there is none.
+// Bounced: the recipient cannot be reached for good; the sender is told, or postmaster where there is none.
 func (l *Log) Bounced(d Delivery, s *status.Error) {
 	l.event(warning, "bounced", append(d.fields(), outcome(s)...)...)
 }
 
-// Report: a delivery status notification of message id was queued as report; kind is "failed", "delayed", "delivered" or "relayed".
+// Report: a delivery status notification of message id was queued as report; kind is "failed", "delayed", "delivered" or "relayed", or
+// "double-bounce" for one to postmaster.
 func (l *Log) Report(id, report, kind string) {
 	l.event(info, "report", field{"id", id}, field{"report", report}, field{"kind", kind})
+}
+
+// Dropped: what became of recipients of message id is told to nobody; text says why.
+func (l *Log) Dropped(id, text string) {
+	l.event(warning, "dropped", field{"id", id}, field{"text", text})
 }
 
 // Removed: the message is out of the queue; text says why where it is not that all recipients are done.

@@ -17,10 +17,10 @@ import (
 
 // mail is a claimed message. Until its last job is done the loop alone touches it, then settle alone.
 type mail struct {
-	entry  *entry
+	id     key
 	msg    *queue.Message
 	policy *Policy   // for this attempt
-	left   int       // jobs not done
+	jobs   []*job    // not done
 	tried  bool      // a result counts
 	saved  bool      // the state on disk is that of msg
 	next   time.Time // of the next attempt
@@ -31,47 +31,51 @@ type mail struct {
 const saveAfter = 3 * time.Second
 
 // opened splits a claimed message into jobs.
-func (l *loop) opened(e *entry, m *queue.Message, err error) {
-	now, p := clock.Now(), l.Policy()
+func (l *loop) opened(id key, m *queue.Message, err error) {
+	p := l.Policy()
 	switch bad := (*queue.CorruptError)(nil); {
 	case err == nil && l.ctx.Err() != nil:
 		m.Close()
-		l.later(e, now)
+		l.later(id, l.now())
 		return
 	case err == nil:
 	case errors.Is(err, queue.ErrGone):
-		l.forget(e)
+		l.forget(id)
 		return
 	case errors.Is(err, queue.ErrBusy): // its writer is still at it, or a person looks
-		l.later(e, now.Add(time.Second))
+		l.later(id, l.in(time.Second))
 		return
 	case errors.As(err, &bad):
-		l.Log.Corrupt(e.id, bad)
+		l.Log.Corrupt(id.String(), bad)
 		if bad.Moved {
-			l.forget(e)
+			l.forget(id)
 		} else {
-			l.later(e, now.Add(p.Longest))
+			l.later(id, l.in(p.Longest))
 		}
 		return
 	default:
-		l.Log.Problem(e.id, err)
-		l.later(e, now.Add(p.First))
+		l.Log.Problem(id.String(), err)
+		l.later(id, l.in(p.First))
 		return
 	}
-	if e.kept != nil {
-		hold := m.State.Hold // a person's word, which only the disk has
-		m.State = *e.kept
-		m.State.Hold = hold
+	kept := l.kept[id]
+	if kept != nil {
+		hold, expire := m.State.Hold, m.State.Expire // a person's word, which only the disk has
+		m.State = *kept
+		m.State.Hold, m.State.Expire = hold, expire
 	}
 	if m.State.Hold {
 		m.Close()
-		l.claimed--
-		l.put(e, now, held)
+		l.release(id)
+		l.schedule.put(id, l.now(), held, true)
 		return
 	}
-	mail := &mail{entry: e, msg: m, policy: p, saved: e.kept == nil}
-	mail.begin(now)
-	l.enlist(mail, split(mail))
+	mail := &mail{id: id, msg: m, policy: p, saved: kept == nil}
+	mail.begin(clock.Now())
+	if m.State.Expire {
+		l.expire(mail)
+	}
+	l.enlist(mail)
 }
 
 // begin counts the time that has passed, and sees what this attempt decides. A wait counts up to twice what was planned, so that a clock that was set or a runner
@@ -84,35 +88,69 @@ func (m *mail) begin(now time.Time) {
 	}
 	st.Waited += min(max(0, since), 2*planned)
 	st.Last = now
-	m.over = st.Attempts > 0 && st.Waited > p.Lifetime
+	m.over = st.Attempts > 0 && st.Waited > p.lifetime(m.msg)
 	m.next = now.Add(p.nextWait(st.Attempts + 1))
 }
 
-// enlist puts jobs into their lanes. A message that is all for one lane which has enough to do is put back, unclaimed, until the lane calls it; one
-// for several lanes goes to all, since its other recipients must not wait.
-func (l *loop) enlist(m *mail, jobs []*job) {
-	if len(jobs) == 0 { // all are settled; a report or the removal is still to be done
+// lifetime is how long a message may stay in the queue.
+func (p *Policy) lifetime(m *queue.Message) time.Duration {
+	if m.Envelope.From.IsNull() {
+		return p.BounceLifetime
+	}
+	return p.Lifetime
+}
+
+// expire gives up the recipients that wait, as a person has asked for.
+func (l *loop) expire(m *mail) {
+	for i := range m.msg.State.Rcpts {
+		o := &m.msg.State.Rcpts[i]
+		if o.Progress != queue.Waiting {
+			continue
+		}
+		text := "Given up by the administrator"
+		if o.Last != nil {
+			text += "; the last answer was: " + strings.TrimSpace(o.Last.Reply())
+		}
+		l.fail(m, i, maillog.Delivery{ID: m.msg.ID(), To: m.msg.Envelope.Rcpts[i].To, Relay: o.Relay, Delay: clock.Since(m.msg.Envelope.Arrival)},
+			status.Permanent(554, "5.4.7", text, nil))
+	}
+}
+
+// enlist puts the jobs of a message into their lanes. A message that is all for one lane which has enough to do, for this sender too, is put back, unclaimed, until
+// the lane calls it, and so is any message of a sender who has very many; one for several lanes goes to all, since its other recipients must not wait.
+func (l *loop) enlist(m *mail) {
+	at := l.called[m.id]
+	byLane, bySender := at != nil && at.lane != nil, at != nil && at.lane == nil
+	l.arrived(m.id)
+	m.jobs = split(m)
+	if len(m.jobs) == 0 { // all are settled; a report or the removal is still to be done
 		l.finish(m)
 		return
 	}
-	name := jobs[0].lane
-	several := slices.ContainsFunc(jobs, func(j *job) bool { return j.lane != name })
-	if at := l.lanes[name]; !several && at != nil && len(at.waiting) >= 2*m.policy.Concurrency {
-		m.msg.Close()
-		l.claimed--
-		l.put(m.entry, m.entry.due, parked)
-		at.parked = append(at.parked, m.entry)
+	s := l.senderOf(m)
+	first := l.laneOf(m.jobs[0])
+	several := slices.ContainsFunc(m.jobs, func(j *job) bool { return l.laneOf(j) != first })
+	if f := first.flowOf(s); !byLane && !several && first.closed <= l.now() && first.crowded(m.policy) && (len(f.jobs) > 0 || !first.alive) {
+		l.park(m, &f.line)
 		return
 	}
-	for _, j := range jobs {
-		at := l.lanes[j.lane]
-		if at == nil {
-			at = &lane{}
-			l.lanes[j.lane] = at
-		}
-		at.waiting = append(at.waiting, j)
-		m.left++
+	if !byLane && !bySender && s.jobs >= l.share() {
+		l.park(m, &s.line)
+		return
 	}
+	touched := map[*lane]bool{}
+	for _, j := range m.jobs {
+		x := l.laneOf(j)
+		l.add(x.flowOf(s), j)
+		touched[x] = true
+	}
+	for x := range touched {
+		l.offer(x)
+	}
+}
+
+func (l *loop) laneOf(j *job) *lane {
+	return l.laneNamed(laneOf(j.req.Dests, j.req.Domain), isProgram(j.req.Dests[0]))
 }
 
 // split groups the recipients that wait by lane, in the order of the envelope.
@@ -128,7 +166,7 @@ func split(mail *mail) []*job {
 		name := laneOf(dests, domain)
 		j := byLane[name]
 		if j == nil || len(j.req.Rcpts) >= perJob(dests[0]) {
-			j = &job{mail: mail, lane: name, req: transport.Request{Message: mail.msg, Dests: dests, Domain: domain}}
+			j = &job{mail: mail, req: transport.Request{Message: mail.msg, Dests: dests, Domain: domain}}
 			byLane[name] = j
 			jobs = append(jobs, j)
 		}
@@ -145,7 +183,9 @@ func perJob(d destination.Destination) int {
 	return 100
 }
 
-func isProgram(d destination.Destination) bool { return d.Kind == destination.Pipe || d.IsLocal() }
+func isProgram(d destination.Destination) bool {
+	return d.Kind == destination.Pipe || d.Kind == destination.Discard || d.IsLocal()
+}
 
 // attempted notes what a job brought, and settles the message after its last one. No results: it was not tried.
 func (l *loop) attempted(j *job, results []transport.Result) {
@@ -153,18 +193,38 @@ func (l *loop) attempted(j *job, results []transport.Result) {
 	for i, r := range results {
 		l.note(m, j.req.Rcpts[i], r)
 	}
-	if m.left--; m.left == 0 {
+	m.jobs = slices.DeleteFunc(m.jobs, func(other *job) bool { return other == j })
+	if len(m.jobs) > 0 && l.ctx.Err() == nil {
+		l.shelve(m)
+	}
+	l.callSender(j.flow.sender)
+	if len(m.jobs) == 0 {
 		l.finish(m)
 		return
 	}
 	if !m.saved { // what is delivered must not be forgotten while a slow host keeps the message
 		time.AfterFunc(saveAfter, func() {
 			l.post(func() {
-				if m.left > 0 && !m.saved {
+				if len(m.jobs) > 0 && !m.saved {
 					m.saved = l.record(m, false)
 				}
 			})
 		})
+	}
+}
+
+// shelve ends the attempt of a message early where all that is left of it waits in lanes with much to do, and places are scarce, for its sender or for all: it comes
+// back as one that has only these recipients, and can be parked.
+func (l *loop) shelve(m *mail) {
+	scarce := l.claimed >= l.most/2 || m.jobs[0].flow.sender.jobs >= l.share()/4
+	if !scarce || !m.tried || slices.ContainsFunc(m.jobs, func(j *job) bool { return j.begun || !j.flow.lane.crowded(m.policy) }) {
+		return
+	}
+	jobs := m.jobs
+	m.jobs, m.next = nil, clock.Now()
+	for _, j := range jobs {
+		l.drop(j)
+		l.offer(j.flow.lane)
 	}
 }
 
@@ -185,16 +245,23 @@ func (l *loop) note(m *mail, i int, r transport.Result) {
 		}
 		o.Told = e.From.IsNull() || r.DSN || !e.Rcpts[i].Wants("SUCCESS")
 		l.Log.Delivered(d, r.Code, r.Text)
-		return
 	case r.Err.Temporary() && !m.over:
 		l.Log.Deferred(d, m.next, r.Err)
-		return
 	case r.Err.Temporary():
-		o.Last = status.Permanent(554, "5.4.7", "Could not be delivered in time; the last answer was: "+strings.TrimSpace(r.Err.Reply()), r.Err.Err)
+		l.fail(m, i, d, status.Permanent(554, "5.4.7", "Could not be delivered in time; the last answer was: "+strings.TrimSpace(r.Err.Reply()), r.Err.Err))
+		o.Said = false
+	default:
+		l.fail(m, i, d, r.Err)
 	}
-	o.Progress, o.Said = queue.Failed, o.Said && o.Last == r.Err
-	o.Told = e.From.IsNull() || !e.Rcpts[i].Wants("FAILURE") // no report on a report (RFC 5321 6.1)
-	l.Log.Bounced(d, o.Last)
+}
+
+// fail gives a recipient up.
+func (l *loop) fail(m *mail, i int, d maillog.Delivery, s *status.Error) {
+	e, o := m.msg.Envelope, &m.msg.State.Rcpts[i]
+	m.tried, m.saved = true, false
+	o.Progress, o.Last = queue.Failed, s
+	o.Told = !e.From.IsNull() && !e.Rcpts[i].Wants("FAILURE") // where there is no sender, postmaster hears of it
+	l.Log.Bounced(d, s)
 }
 
 // finish settles a message outside the loop.
@@ -213,14 +280,15 @@ func (l *loop) finish(m *mail) {
 
 func (l *loop) settled(m *mail, gone bool) {
 	if gone {
-		l.forget(m.entry)
+		l.forget(m.id)
 		return
 	}
-	m.entry.kept = nil
+	delete(l.kept, m.id)
 	if !m.saved {
-		m.entry.kept = &m.msg.State
+		l.kept[m.id] = &m.msg.State
 	}
-	l.later(m.entry, m.next)
+	l.release(m.id)
+	l.schedule.put(m.id, l.in(m.next.Sub(clock.Now())), waiting, true)
 }
 
 // record writes the state, and reports whether it could. While it cannot, the runner goes by what it remembers.

@@ -1,0 +1,522 @@
+package runner
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/postel-mail/postel/internal/status"
+	"github.com/postel-mail/postel/internal/transport"
+)
+
+const (
+	// closedFor is how long a lane is closed whose hosts could not be reached: doubled each time that it happens again, up to the first wait of the policy.
+	closedFor = time.Minute
+	// A server that asks for patience (421, 4.7.x) gets one message in paceFirst, then in twice that, up to paceLongest; each success halves it.
+	paceFirst   = time.Second
+	paceLongest = time.Minute
+	// forgetLane is how long a lane without work is remembered, of rememberedLanes at most.
+	forgetLane      = 5 * time.Minute
+	rememberedLanes = 50000
+)
+
+// lane is a next hop: what shares connections and limits.
+type lane struct {
+	name    string
+	program bool // no network: it has its whole limit always
+	flows   map[*sender]*flow
+	idle    []*flow // with jobs, in turn, that are not among their sender's ready ones
+	ready   int     // flows that are
+	waiting int     // jobs in flows
+	parked  int     // messages in the lines of its flows
+	turn    []*flow // with parked messages, in turn
+	coming  int     // messages called back that are not here yet
+	active  int     // jobs that run
+
+	alive   bool // it has answered, and nothing has happened since
+	probing bool // it is among the tests of a sender
+	limit   int  // jobs at once
+	pace    time.Duration
+	next    int64 // no job begins before that; 0 at once
+	waking  bool  // a timer will look after it
+	closed  int64 // until when
+	fails   int   // that it was closed in a row
+	why     *status.Error
+	used    int64
+}
+
+// senderKey is who sends, apart for new mail and for mail that was tried before.
+type senderKey struct {
+	tried bool
+	from  string
+}
+
+// sender takes turns with others for the places to run in.
+type sender struct {
+	key   senderKey
+	ready []*flow // whose first job may begin
+	ring  bool    // it is in its ring
+	tests []*lane // that want to try whether somebody answers, with its job
+	asks  bool    // it is in loop.probes
+	slow  int     // jobs in loop.slow
+	jobs  int     // in flows
+	line  line    // messages that wait for jobs to become fewer
+}
+
+// flow is what one sender has for one lane.
+type flow struct {
+	lane   *lane
+	sender *sender
+	jobs   []*job
+	ready  bool // among sender.ready
+	idle   bool // among lane.idle
+	line
+}
+
+// line is a parking line: messages that wait unclaimed, in order.
+type line struct {
+	parked []key
+	coming int
+	lane   *lane // whose flow it belongs to; nil: a sender's
+	sender *sender
+}
+
+type job struct {
+	mail    *mail
+	flow    *flow
+	req     transport.Request
+	since   int64 // when it began to wait
+	begun   bool
+	slow    bool // counted in loop.slow
+	patient *time.Timer
+}
+
+func (l *loop) laneNamed(name string, program bool) *lane {
+	x := l.lanes[name]
+	if x == nil {
+		x = &lane{name: name, program: program, alive: program, limit: 1, flows: map[*sender]*flow{}}
+		l.lanes[name] = x
+	}
+	return x
+}
+
+func (l *loop) senderOf(m *mail) *sender {
+	k := senderKey{m.msg.State.Attempts > 0, m.msg.Envelope.From.String()}
+	s := l.senders[k]
+	if s == nil {
+		s = &sender{key: k}
+		s.line.sender = s
+		l.senders[k] = s
+	}
+	return s
+}
+
+func (x *lane) flowOf(s *sender) *flow {
+	f := x.flows[s]
+	if f == nil {
+		f = &flow{lane: x, sender: s, line: line{lane: x, sender: s}}
+		x.flows[s] = f
+	}
+	return f
+}
+
+// add puts a job behind the others of its flow.
+func (l *loop) add(f *flow, j *job) {
+	j.flow, j.since = f, l.now()
+	f.jobs = append(f.jobs, j)
+	f.lane.waiting++
+	f.sender.jobs++
+	if !f.ready && !f.idle {
+		f.idle = true
+		f.lane.idle = append(f.lane.idle, f)
+	}
+}
+
+// drop takes a job that has not begun out of its flow.
+func (l *loop) drop(j *job) {
+	f := j.flow
+	f.jobs = slices.DeleteFunc(f.jobs, func(other *job) bool { return other == j })
+	f.lane.waiting--
+	f.sender.jobs--
+}
+
+// offer lets a lane begin what it may.
+func (l *loop) offer(x *lane) {
+	now := l.now()
+	switch {
+	case x.waiting == 0 || l.ctx.Err() != nil:
+	case x.closed > now: // the answer is known
+		for x.waiting > 0 {
+			l.answer(x.take())
+		}
+	case x.next > now:
+		if !x.waking {
+			x.waking = true
+			time.AfterFunc(time.Duration(x.next-now), func() { l.post(func() { x.waking = false; l.offer(x) }) })
+		}
+	case !x.alive:
+		if x.active == 0 && !x.probing {
+			x.probing = true
+			s := x.idle[0].sender
+			s.tests = append(s.tests, x)
+			l.ask(s)
+		}
+	default:
+		for room := x.room(l.Policy()) - x.active - x.ready; room > 0 && len(x.idle) > 0; {
+			f := x.idle[0]
+			x.idle = x.idle[1:]
+			f.idle = false
+			if len(f.jobs) == 0 {
+				continue
+			}
+			room--
+			f.ready = true
+			x.ready++
+			s := f.sender
+			s.ready = append(s.ready, f)
+			if !s.ring {
+				s.ring = true
+				ring := &l.rings[heapOf(s.key.tried)]
+				*ring = append(*ring, s)
+			}
+		}
+	}
+	l.callBack(x)
+}
+
+// ask puts a sender with lanes to try among those who take turns. Half of the slow places are the most that one gets.
+func (l *loop) ask(s *sender) {
+	if len(s.tests) > 0 && !s.asks && s.slow < max(1, l.slowest/2) {
+		s.asks = true
+		l.probes = append(l.probes, s)
+	}
+}
+
+// room is how many jobs of a lane may run at once.
+func (x *lane) room(p *Policy) int {
+	switch {
+	case x.program:
+		return p.Concurrency
+	case x.pace > 0:
+		return 1
+	}
+	return min(x.limit, p.Concurrency)
+}
+
+// crowded reports whether a lane has enough to do for the moment: while it is not known to answer, one job.
+func (x *lane) crowded(p *Policy) bool {
+	if !x.alive {
+		return x.waiting+x.coming+x.active >= 1
+	}
+	return x.waiting+x.coming >= 2*x.room(p)
+}
+
+// take gives the next job of a lane, its senders in turn.
+func (x *lane) take() *job {
+	for len(x.idle) > 0 {
+		f := x.idle[0]
+		x.idle = x.idle[1:]
+		f.idle = false
+		if len(f.jobs) > 0 {
+			return x.pop(f)
+		}
+	}
+	for _, f := range x.flows { // those that a sender has as ready
+		if len(f.jobs) > 0 {
+			return x.pop(f)
+		}
+	}
+	return nil
+}
+
+// pop takes the first job of a flow, and puts the flow behind the others.
+func (x *lane) pop(f *flow) *job {
+	j := f.jobs[0]
+	f.jobs[0] = nil
+	f.jobs = f.jobs[1:]
+	x.waiting--
+	f.sender.jobs--
+	if len(f.jobs) > 0 && !f.idle && !f.ready {
+		f.idle = true
+		x.idle = append(x.idle, f)
+	}
+	return j
+}
+
+// pick gives the job that is to run next: of new mail and old in turns, the senders of each in turn; nil when none may.
+func (l *loop) pick() *job {
+	now := l.now()
+	for range l.rings {
+		l.turn = 1 - l.turn
+		ring := &l.rings[l.turn]
+		for len(*ring) > 0 {
+			s := (*ring)[0]
+			*ring = (*ring)[1:]
+			f := s.ready[0]
+			s.ready = s.ready[1:]
+			if s.ring = len(s.ready) > 0; s.ring {
+				*ring = append(*ring, s)
+			}
+			x := f.lane
+			f.ready = false
+			x.ready--
+			if len(f.jobs) == 0 {
+				continue
+			}
+			if !x.alive || x.closed > now || x.next > now || x.active >= x.room(l.Policy()) { // something has happened since it was made ready
+				f.idle = true
+				x.idle = append(x.idle, f)
+				l.offer(x)
+				continue
+			}
+			return x.pop(f)
+		}
+	}
+	return nil
+}
+
+// dispatch begins jobs as long as there are places.
+func (l *loop) dispatch() {
+	for l.slow < l.slowest && len(l.probes) > 0 {
+		s := l.probes[0]
+		l.probes = l.probes[1:]
+		x := s.tests[0]
+		s.tests = s.tests[1:]
+		s.asks, x.probing = false, false
+		l.ask(s)
+		switch now := l.now(); {
+		case x.alive || x.closed > now || x.next > now:
+			l.offer(x)
+		case x.active == 0 && x.waiting > 0:
+			l.launch(x.take())
+		}
+	}
+	for l.running < l.Policy().Processes {
+		j := l.pick()
+		if j == nil {
+			return
+		}
+		x := j.flow.lane
+		l.launch(j)
+		l.offer(x)
+	}
+}
+
+func (l *loop) launch(j *job) {
+	x := j.flow.lane
+	x.active++
+	x.used = l.now()
+	if x.pace > 0 {
+		x.next = x.used + int64(x.pace)
+	}
+	j.begun = true
+	if j.slow = !x.alive; j.slow {
+		l.slow++
+		j.flow.sender.slow++
+	} else {
+		l.running++
+	}
+	ctx := l.ctx
+	if x.program {
+		ctx = l.programs
+	} else if !j.slow {
+		j.patient = time.AfterFunc(slowAfter, func() { l.post(func() { l.slowed(j) }) })
+	}
+	l.async(func() {
+		results := l.Attempt(ctx, j.req)
+		l.post(func() { l.ended(j, results) })
+	}, func() {
+		results := make([]transport.Result, len(j.req.Rcpts))
+		for i := range results {
+			results[i] = transport.Result{Dest: j.req.Dests[0], Err: status.Temporary(451, "4.3.0", "Internal software error", nil)}
+		}
+		l.ended(j, results)
+	})
+}
+
+// slowed gives the place of a job that waits for its destination to others.
+func (l *loop) slowed(j *job) {
+	if j.begun && !j.slow && l.slow < l.slowest {
+		j.slow = true
+		l.running--
+		l.slow++
+		j.flow.sender.slow++
+	}
+}
+
+func (l *loop) ended(j *job, results []transport.Result) {
+	x := j.flow.lane
+	x.active--
+	x.used = l.now()
+	if j.patient != nil {
+		j.patient.Stop()
+	}
+	if s := j.flow.sender; j.slow {
+		l.slow--
+		s.slow--
+		l.ask(s)
+	} else {
+		l.running--
+	}
+	j.begun = false
+	if l.ctx.Err() == nil && !x.program {
+		l.judge(x, results)
+	}
+	l.attempted(j, results)
+	l.offer(x)
+}
+
+// judge learns from results how a lane is to be treated.
+func (l *loop) judge(x *lane, results []transport.Result) {
+	var unreached, lost, patience, alive int
+	for _, r := range results {
+		switch {
+		case r.Err != nil && r.Err.Temporary() && (r.Err.Code == 421 || r.Remote && strings.HasPrefix(r.Err.Enhanced, "4.7.")):
+			patience++
+		case r.Err == nil || r.Remote || r.Code != 0 || !r.Err.Temporary():
+			alive++
+		case !strings.HasPrefix(r.Err.Enhanced, "4.4."): // this host's own trouble
+		case r.Reached:
+			lost++
+		default:
+			unreached++
+		}
+	}
+	if alive > 0 { // at the first sign of life
+		x.alive, x.fails = true, 0
+		x.limit = min(x.limit+1, l.Policy().Concurrency)
+	}
+	switch {
+	case patience > 0:
+		x.limit = max(1, x.limit/2)
+		x.pace = min(max(paceFirst, 2*x.pace), paceLongest)
+		x.next = max(x.next, l.in(x.pace))
+	case alive > 0:
+		if x.pace /= 2; x.pace < paceFirst {
+			x.pace = 0
+		}
+	case lost > 0:
+		x.alive = x.limit > 1
+		x.limit = max(1, x.limit/2)
+	case unreached > 0 && x.limit > 1 && x.active > 0: // others still talk
+		x.limit = max(1, x.limit/2)
+	case unreached > 0:
+		x.alive, x.limit = false, 1
+		x.closed, x.why = l.in(min(closedFor<<min(x.fails, 16), l.Policy().First)), results[0].Err
+		x.fails++
+	}
+}
+
+// answer ends a job for a closed lane.
+func (l *loop) answer(j *job) {
+	results := make([]transport.Result, len(j.req.Rcpts))
+	for i := range results {
+		results[i] = transport.Result{Dest: j.req.Dests[0], Err: j.flow.lane.why}
+	}
+	l.attempted(j, results)
+}
+
+// park keeps a message unclaimed until its line is called.
+func (l *loop) park(m *mail, at *line) {
+	m.msg.Close()
+	due, tried := l.schedule.slots[m.id].due, l.schedule.slots[m.id].tried
+	l.release(m.id)
+	l.schedule.put(m.id, due, parked, tried)
+	at.parked = append(at.parked, m.id)
+	if x := at.lane; x != nil {
+		x.parked++
+		if f := x.flows[at.sender]; len(at.parked) == 1 {
+			x.turn = append(x.turn, f)
+		}
+	}
+}
+
+// callBack brings parked messages of a lane back when it will soon have nothing to do, those of its senders in turn.
+func (l *loop) callBack(x *lane) {
+	for x.parked > 0 && !x.crowded(l.Policy()) && l.ctx.Err() == nil {
+		f := x.turn[0]
+		x.turn = x.turn[1:]
+		l.call(&f.line)
+		if x.parked--; len(f.parked) > 0 {
+			x.turn = append(x.turn, f)
+		}
+	}
+}
+
+// callSender brings parked messages of a sender back.
+func (l *loop) callSender(s *sender) {
+	for len(s.line.parked) > 0 && s.jobs+s.line.coming < l.share()/2 {
+		l.call(&s.line)
+	}
+}
+
+// share is how many jobs of one sender may wait before its messages are parked.
+func (l *loop) share() int { return l.most / 4 }
+
+func (l *loop) call(at *line) {
+	id := at.parked[0]
+	at.parked = at.parked[1:]
+	slot, known := l.schedule.slots[id]
+	if !known || slot.place != parked { // a person has put it elsewhere
+		return
+	}
+	l.called[id] = at
+	at.coming++
+	if at.lane != nil {
+		at.lane.coming++
+	}
+	l.schedule.put(id, l.now(), waiting, slot.tried) // behind those that nobody has looked at yet
+}
+
+// arrived notes that a message which was called back is on its own again.
+func (l *loop) arrived(id key) {
+	at := l.called[id]
+	if at == nil {
+		return
+	}
+	delete(l.called, id)
+	at.coming--
+	if at.lane != nil {
+		at.lane.coming--
+		l.offer(at.lane)
+	} else {
+		l.callSender(at.sender)
+	}
+}
+
+// dropWaiting ends the jobs that have not begun, when the runner stops: their recipients stay as they are.
+func (l *loop) dropWaiting() {
+	for _, x := range l.lanes {
+		for x.waiting > 0 {
+			l.attempted(x.take(), nil)
+		}
+	}
+}
+
+// sweep forgets lanes and senders without work, and looks for mail that is late.
+func (l *loop) sweep() {
+	l.watch()
+	now := l.now()
+	for name, x := range l.lanes {
+		for s, f := range x.flows {
+			if len(f.jobs) == 0 && len(f.parked) == 0 && f.coming == 0 && !f.ready && !f.idle {
+				delete(x.flows, s)
+			}
+		}
+		unused := len(x.flows) == 0 && x.active == 0 && !x.probing && !x.waking
+		if unused && (len(l.lanes) > rememberedLanes || x.closed < now && max(x.used, x.closed)+int64(forgetLane) < now) {
+			delete(l.lanes, name)
+		}
+	}
+	used := map[*sender]bool{}
+	for _, x := range l.lanes {
+		for s := range x.flows {
+			used[s] = true
+		}
+	}
+	for k, s := range l.senders {
+		if !used[s] && s.jobs == 0 && len(s.line.parked) == 0 && s.line.coming == 0 && !s.ring && len(s.tests) == 0 && s.slow == 0 {
+			delete(l.senders, k)
+		}
+	}
+}

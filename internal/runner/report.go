@@ -1,0 +1,200 @@
+package runner
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/postel-mail/postel/internal/clock"
+	"github.com/postel-mail/postel/internal/dsn"
+	"github.com/postel-mail/postel/internal/maillog"
+	"github.com/postel-mail/postel/internal/message"
+	"github.com/postel-mail/postel/internal/queue"
+	"github.com/postel-mail/postel/internal/status"
+)
+
+// news is what came of telling about a message.
+type news struct {
+	told  bool  // the state has changed: something was told, or will never be
+	waits bool  // something has to wait, since its recipient gets too many reports
+	err   error // why something could not be told; it stays to be told
+}
+
+// report queues the notifications that are due, one for each kind of news, and notes at once what has been told. late says that this is the time to
+// tell of a delay.
+func (l *loop) report(m *mail, late bool) (n news) {
+	e, st, p := m.msg.Envelope, &m.msg.State, m.policy
+	late = late && !e.From.IsNull() && p.Warn > 0 && !st.Warned && st.Waited > p.Warn
+	if !late && !slices.ContainsFunc(st.Rcpts, func(o queue.Outcome) bool { return o.Progress != queue.Waiting && !o.Told }) {
+		return n // as nearly always
+	}
+	for _, kind := range []struct {
+		action dsn.Action
+		about  func(i int, o *queue.Outcome) bool
+		noted  func(*queue.Outcome)
+	}{
+		{dsn.Failed, func(_ int, o *queue.Outcome) bool { return o.Progress == queue.Failed && !o.Told }, tell},
+		{dsn.Delivered, func(_ int, o *queue.Outcome) bool { return o.Progress == queue.Delivered && !o.Told }, tell},
+		{dsn.Relayed, func(_ int, o *queue.Outcome) bool { return o.Progress == queue.Relayed && !o.Told }, tell},
+		{dsn.Delayed, func(i int, o *queue.Outcome) bool {
+			return late && o.Progress == queue.Waiting && o.Last != nil && e.Rcpts[i].Wants("DELAY")
+		}, func(*queue.Outcome) { st.Warned = true }},
+	} {
+		r := &dsn.Report{Hostname: p.Hostname, Action: kind.action, Message: e, Now: clock.Now(),
+			Until: st.Last.Add(p.Lifetime - st.Waited), Original: m.msg.Body(), Size: m.msg.Size()}
+		var about []*queue.Outcome
+		for i := range st.Rcpts {
+			if o := &st.Rcpts[i]; kind.about(i, o) {
+				about = append(about, o)
+				r.Rcpts = append(r.Rcpts, dsn.Recipient{Recipient: e.Rcpts[i], Err: o.Last, Relay: o.Relay, Said: o.Said, Attempt: st.Last})
+			}
+		}
+		if len(about) == 0 {
+			continue
+		}
+		one := l.tell(m, r)
+		if one.told {
+			for _, o := range about {
+				kind.noted(o)
+			}
+		}
+		n.told, n.waits = n.told || one.told, n.waits || one.waits
+		if n.err == nil {
+			n.err = one.err
+		}
+	}
+	return n
+}
+
+func tell(o *queue.Outcome) { o.Told = true }
+
+// tell queues one report, unless nobody is to get it or not now.
+func (l *loop) tell(m *mail, r *dsn.Report) (n news) {
+	if m.msg.Envelope.From.IsNull() {
+		last, err := isDoubleBounce(m.msg)
+		if err != nil {
+			return news{err: err}
+		}
+		if last {
+			l.Log.Dropped(m.msg.ID(), "this was a report to postmaster, and it could not be delivered")
+			return news{told: true}
+		}
+	}
+	to := strings.ToLower(r.To().Key())
+	if l.reports.take(to, r.Now) {
+		if err := l.send(r); err != nil {
+			l.reports.giveBack(to)
+			return news{err: err}
+		}
+		return news{told: true}
+	}
+	switch {
+	case r.Action == dsn.Delayed: // the next attempt is another occasion
+		return news{}
+	case !m.tried && !m.msg.State.Pending() && m.msg.State.Waited > m.policy.BounceLifetime:
+		l.Log.Dropped(m.msg.ID(), fmt.Sprintf("%s was sent too many reports for too long; %d recipients are not reported", r.To().Angle(), len(r.Rcpts)))
+		return news{told: true}
+	}
+	return news{waits: true}
+}
+
+// isDoubleBounce reports whether a message is a report to postmaster about mail without a sender. It is found out by the header and not by the envelope,
+// which is another one when postmaster's mail is sent on to somebody else.
+func isDoubleBounce(m *queue.Message) (bool, error) {
+	h, err := message.ReadHeader(bufio.NewReaderSize(m.Body(), 4096), message.MaxHeader)
+	if errors.As(err, new(*status.Error)) {
+		return false, nil // larger than any header of ours
+	}
+	return err == nil && dsn.IsDoubleBounce(h), err
+}
+
+// send queues a report.
+func (l *loop) send(r *dsn.Report) error {
+	e, err := r.Envelope()
+	if err != nil {
+		return err
+	}
+	w, err := l.Spool.Create(e)
+	if err != nil {
+		return err
+	}
+	defer w.Abort()
+	if _, err := r.WriteTo(w); err != nil {
+		return err
+	}
+	if err := w.Commit(); err != nil {
+		return err
+	}
+	l.post(func() { l.notice(keyOf(e.ID)) }) // the trigger may come after the last message is done and Run with it
+	l.Log.Report(r.Message.ID, e.ID, r.Kind())
+	l.Log.Accepted(maillog.Accepted{ID: e.ID, From: e.From, Size: w.Size(), NRcpt: 1, Client: "local", Proto: "local", UID: -1})
+	return nil
+}
+
+const (
+	// reportsPerHour is how many reports one address gets in any hour: more than a person reads, and in a day more than a letter to a list of thousands
+	// brings back. It bounds what somebody who has been made the sender of a flood gets from it through this host. Half of them may come at once, the others at regular intervals.
+	reportsPerHour = 200
+	reportInterval = time.Hour / (reportsPerHour / 2)
+	// limitedAddresses is how many addresses are remembered.
+	limitedAddresses = 10_000
+)
+
+// reportLimit holds back reports to an address that gets too many. It knows only what this process has sent. The zero value has sent none.
+type reportLimit struct {
+	mu sync.Mutex
+	// until is, for each address, when the reports that it was sent would all be paid for, one an interval; that is an hour ahead at most.
+	until map[string]time.Time
+}
+
+// take reports whether another report may go to an address now, and counts it.
+func (r *reportLimit) take(to string, now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	at, known := r.until[to]
+	if at.Before(now) || at.Sub(now) > time.Hour { // paid for, or the clock was set back
+		at = now
+	}
+	if at = at.Add(reportInterval); at.Sub(now) > time.Hour {
+		return false
+	}
+	if !known {
+		r.makeRoom(now)
+	}
+	r.until[to] = at
+	return true
+}
+
+// giveBack takes back what take has counted last.
+func (r *reportLimit) giveBack(to string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if at, known := r.until[to]; known {
+		r.until[to] = at.Add(-reportInterval)
+	}
+}
+
+// makeRoom forgets the addresses that have paid, and when that are none the one with the least to pay.
+func (r *reportLimit) makeRoom(now time.Time) {
+	if r.until == nil {
+		r.until = map[string]time.Time{}
+	}
+	if len(r.until) < limitedAddresses {
+		return
+	}
+	least := ""
+	for to, at := range r.until {
+		if !at.After(now) {
+			delete(r.until, to)
+		} else if least == "" || at.Before(r.until[least]) {
+			least = to
+		}
+	}
+	if len(r.until) >= limitedAddresses {
+		delete(r.until, least)
+	}
+}
