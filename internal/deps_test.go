@@ -20,7 +20,7 @@ var floors = [][]string{
 	3: {"recode"},
 	4: {"queue", "mx", "smtpclient", "maildir", "mbox", "alias", "userdb", "command", "dsn", "maillog", "config"},
 	5: {"smtpserver", "lmtpserver", "pop3server", "transport", "credentials", "mailstore", "hostlist", "submission", "listing"},
-	6: {"delivery", "runner"},
+	6: {"delivery", "runner", "drop"},
 	7: {"process"},
 	8: {"program"},
 	9: {"daemon"},

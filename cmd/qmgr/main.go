@@ -101,6 +101,7 @@ func work(ctx context.Context, p *program.Program, t *tables, mode runner.Mode, 
 	if mode == runner.Stay {
 		r.Started = func() { log.Start(process.Version, spool.Order()) }
 	}
+	defer collect(ctx, r, &current, mode)()
 	err = r.Run(ctx, mode)
 	switch {
 	case errors.Is(err, runner.ErrRunning) && mode == runner.Once:

@@ -14,13 +14,13 @@ import (
 	"github.com/postel-mail/postel/internal/sysexits"
 )
 
-// submit queues the message on stdin.
-func (f *sendmail) submit(rcpts []string) error {
-	c, err := f.Config()
+// submit hands the message on stdin over, in the first way that is open to this user.
+func (s *sendmail) submit(rcpts []string) error {
+	c, err := s.Config()
 	if err != nil {
 		return err
 	}
-	s, err := f.submission(c, rcpts)
+	sub, err := s.submission(c, rcpts)
 	if err != nil {
 		return sysexits.With(sysexits.Usage, err)
 	}
@@ -28,54 +28,81 @@ func (f *sendmail) submit(rcpts []string) error {
 	if err != nil {
 		return sysexits.With(sysexits.IOErr, err)
 	}
-	spool, err := queue.Open(c.Spool)
-	if err != nil {
-		return explain(err, c.Spool)
+	spool, closed := queue.Open(c.Spool)
+	if closed != nil && !errors.Is(closed, fs.ErrPermission) {
+		return closed
 	}
-	defer spool.Close()
-	spool.SetMinFree(int64(c.Limits.MinFree))
-	receipt, err := s.Submit(spool, in)
+	sub.Trace = closed == nil // the others tell themselves who gave it to them
+	m, err := sub.Read(in)
 	if err != nil {
-		return explain(err, c.Spool)
+		return err
 	}
-	if f.verbose {
+	defer m.Close()
+	var receipt *submission.Receipt
+	if closed == nil {
+		defer spool.Close()
+		receipt, err = s.enqueue(c, spool, m)
+	} else {
+		receipt, err = handOver(c, m, closed)
+	}
+	if err == nil && s.verbose {
 		fmt.Println("queued as", receipt.ID)
-	}
-	if log, err := f.Log(); err == nil { // a wrong --log does not undo that the message is queued
-		log.Accepted(maillog.Accepted{ID: receipt.ID, From: s.Sender, Size: receipt.Size, NRcpt: receipt.NRcpt, Client: "local", Proto: "local", UID: s.UID})
-	}
-	return nil
-}
-
-// explain adds what to do where the spool is closed to this user.
-func explain(err error, spool string) error {
-	if errors.Is(err, fs.ErrPermission) {
-		return fmt.Errorf("%w (user %d may not write the queue in %s; run as its owner or as root)", err, os.Getuid(), spool)
 	}
 	return err
 }
 
-// submission reads the flags that are about the message.
-func (f *sendmail) submission(c *config.Config, rcpts []string) (*submission.Submission, error) {
-	s := &submission.Submission{Hostname: c.Hostname, MaxSize: int64(c.Limits.MessageSize), MaxHops: c.Limits.Hops,
-		FromHeader: f.readRecipients, EndAtDot: !f.ignoreDots, Relay: f.relay}
-	err := s.SetCaller(os.Getuid())
-	if err == nil && f.sender != nil {
-		err = s.SetSender(*f.sender)
+// enqueue writes the queue.
+func (s *sendmail) enqueue(c *config.Config, spool *queue.Spool, m *submission.Message) (*submission.Receipt, error) {
+	spool.SetMinFree(int64(c.Limits.MinFree))
+	receipt, err := submission.Send(m, spool.Create)
+	if err != nil {
+		return nil, err
 	}
-	if f.fullName != "" {
-		s.Name = f.fullName
+	if log, err := s.Log(); err == nil { // a wrong --log does not undo that the message is queued
+		log.Accepted(maillog.Accepted{ID: receipt.ID, From: m.Sender, Size: receipt.Size, NRcpt: receipt.NRcpt, Client: "local", Proto: "local", UID: m.UID})
+	}
+	return receipt, nil
+}
+
+// handOver gives the message to who may write the queue: to the submission server at its socket, or where that is not there, or does not take the message
+// for now, to the runner in the drop directory. closed says why the queue cannot be written. The second is not tried when the first may have the message.
+func handOver(c *config.Config, m *submission.Message, closed error) (*submission.Receipt, error) {
+	socket := &submission.Socket{Path: c.Submit, Hostname: c.Hostname}
+	receipt, refused := submission.Send(m, socket.Create)
+	if !errors.Is(refused, submission.ErrNotTaken) {
+		return receipt, refused
+	}
+	drop, err := queue.OpenDrop(c.Spool, int64(c.Limits.MinFree))
+	if err == nil {
+		defer drop.Close()
+		if receipt, err = submission.Send(m, drop.Create); err == nil {
+			return receipt, nil
+		}
+	}
+	return nil, sysexits.With(sysexits.TempFail, fmt.Errorf("no way is open to user %d: %w; %w; %w", os.Getuid(), closed, refused, err))
+}
+
+// submission reads the flags that are about the message.
+func (s *sendmail) submission(c *config.Config, rcpts []string) (*submission.Submission, error) {
+	sub := &submission.Submission{Hostname: c.Hostname, MaxSize: int64(c.Limits.MessageSize), MaxRecipients: c.Limits.Recipients, MaxHops: c.Limits.Hops,
+		FromHeader: s.readRecipients, EndAtDot: !s.ignoreDots, Relay: s.relay}
+	err := sub.SetCaller(os.Getuid())
+	if err == nil && s.sender != nil {
+		err = sub.SetSender(*s.sender)
+	}
+	if s.fullName != "" {
+		sub.Name = s.fullName
 	}
 	for _, list := range rcpts {
 		if err == nil {
-			err = s.AddRecipients(list)
+			err = sub.AddRecipients(list)
 		}
 	}
 	if err == nil {
-		err = s.SetDSN(f.notify, f.ret, f.envid)
+		err = sub.SetDSN(s.notify, s.ret, s.envid)
 	}
 	if err == nil {
-		err = s.SetBody(f.body)
+		err = sub.SetBody(s.body)
 	}
-	return s, err
+	return sub, err
 }

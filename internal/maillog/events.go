@@ -131,6 +131,11 @@ func (l *Log) Corrupt(id string, err error) {
 	l.event(failure, "corrupt", field{"id", id}, field{"text", err.Error()})
 }
 
+// Discarded: a file of user uid in SPOOL/drop, which is no message and was never one, was removed; text says what it was.
+func (l *Log) Discarded(name string, uid int, text string) {
+	l.event(warning, "discarded", field{"name", name}, field{"uid", strconv.Itoa(uid)}, field{"text", text})
+}
+
 // Stored: final delivery put a message into a mailbox or gave it to a program.
 func (l *Log) Stored(id string, to address.Path, dest string) {
 	l.event(info, "stored", field{"id", id}, field{"to", path(to)}, field{"dest", dest})

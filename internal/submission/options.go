@@ -41,7 +41,9 @@ func (s *Submission) AddRecipients(list string) error {
 	if err != nil {
 		return fmt.Errorf("recipient: %w", err)
 	}
-	s.Recipients = append(s.Recipients, paths...)
+	for _, p := range paths {
+		s.Recipients = append(s.Recipients, envelope.Recipient{To: p})
+	}
 	return nil
 }
 
@@ -57,7 +59,7 @@ func (s *Submission) SetDSN(notify, ret, envID string) (err error) {
 		return fmt.Errorf("-R %q: must be full or hdrs", ret)
 	}
 	s.EnvID, err = envelope.DecodeXtext(envID)
-	if err != nil || len(s.EnvID) > 100 || strings.ContainsFunc(s.EnvID, func(r rune) bool { return r < ' ' || r > '~' }) {
+	if err != nil || len(s.EnvID) > 100 || !isPrintable(s.EnvID) {
 		return fmt.Errorf("-V %q: must be xtext (RFC 3461 4) for at most 100 printable characters", envID)
 	}
 	return nil
@@ -85,4 +87,22 @@ func (s *Submission) complete(p address.Path) (address.Path, error) {
 		return p, fmt.Errorf("%q: %w", p.Local, err)
 	}
 	return p, nil
+}
+
+// SetEnvelope takes over who sends to whom, and what the sender is to hear of it, from an envelope that this user wrote; nothing else in it is believed.
+func (s *Submission) SetEnvelope(e *envelope.Envelope) (err error) {
+	if s.Sender, err = s.complete(e.From); err != nil {
+		return err
+	}
+	for _, r := range e.Rcpts {
+		if kind, addr, ok := strings.Cut(r.ORcpt, ";"); r.ORcpt != "" && (!ok || kind == "" || addr == "" || len(r.ORcpt) > 500 || !isPrintable(r.ORcpt)) {
+			return fmt.Errorf("ORCPT %q: must be type;address", r.ORcpt)
+		}
+	}
+	s.Recipients, s.EightBit = e.Rcpts, e.Body != ""
+	return s.SetDSN("", e.Ret, envelope.EncodeXtext(e.EnvID))
+}
+
+func isPrintable(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' })
 }

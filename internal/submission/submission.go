@@ -1,23 +1,25 @@
-// Package submission takes a message from a program of this host and puts it into the queue, as sendmail(1) does: it reads the message to its
-// end, finds the recipients, completes the header (RFC 6409 8), and says yes only when the message is durable.
+// Package submission takes a message from a program of this host, as sendmail(1) does: it reads the message to its end, finds the recipients, completes
+// the header (RFC 6409 8), and hands it on, into the queue, into the drop directory, or through the socket of a submission server (Socket, SMTP of RFC
+// 5321 without the network). It says yes only when the message is durable there.
 //
 // The message is kept in memory up to a mebibyte, and beyond that in an unlinked temporary file, until its end is known: header and
-// limits are judged, and lines too long for SMTP found, before anything is in the queue. It leaves out who may submit: whoever may write the
-// spool may.
+// limits are judged, and lines too long for SMTP found, before anybody is told of it. It leaves out who may submit: whoever may write the
+// spool may, and the others are known by their user number.
 package submission
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/postel-mail/postel/internal/address"
 	"github.com/postel-mail/postel/internal/clock"
 	"github.com/postel-mail/postel/internal/envelope"
 	"github.com/postel-mail/postel/internal/message"
-	"github.com/postel-mail/postel/internal/queue"
 	"github.com/postel-mail/postel/internal/recode"
 	"github.com/postel-mail/postel/internal/status"
 	"github.com/postel-mail/postel/internal/sysexits"
@@ -25,35 +27,58 @@ import (
 
 // Submission says how one message is to be submitted. The Set methods read the words of sendmail's command line; Hostname has to stand before.
 type Submission struct {
-	Hostname string // completes addresses without a domain
-	MaxSize  int64  // octets of a message, as it would be queued
-	MaxHops  int    // Received fields
+	Hostname      string // completes addresses without a domain
+	MaxSize       int64  // octets of a message, as it would be queued
+	MaxRecipients int    // 0: no limit
+	MaxHops       int    // Received fields
 
-	UID        int            // of the caller
-	Sender     address.Path   // of the envelope, complete; the null path stands for itself
-	Name       string         // of the author, where the header has no From
-	Recipients []address.Path // named by the caller
-	FromHeader bool           // and those that the header names
-	Notify     string         // RFC 3461, for every recipient: see envelope.Recipient
-	Ret, EnvID string         // RFC 3461: see envelope.Envelope
-	EightBit   bool           // the caller says that the body is 8BITMIME; it is found out anyway
-	EndAtDot   bool           // a line with nothing but a dot ends the message
-	Relay      bool           // the message passes through: its header and lines stay as they are
+	UID        int                  // of the caller
+	Sender     address.Path         // of the envelope, complete; the null path stands for itself
+	Name       string               // of the author, where the header has no From
+	Recipients []envelope.Recipient // named by the caller
+	FromHeader bool                 // and those that the header names
+	Notify     string               // RFC 3461, for each recipient that has none of its own: see envelope.Recipient
+	Ret, EnvID string               // RFC 3461: see envelope.Envelope
+	EightBit   bool                 // the caller says that the body is 8BITMIME; it is found out anyway
+	EndAtDot   bool                 // a line with nothing but a dot ends the message
+	Relay      bool                 // the message passes through: its header and lines stay as they are
+	Trace      bool                 // add the Received field; without it the next program does
 }
 
-// Receipt says what is in the queue.
+// Message is a message that was read and found good.
+type Message struct {
+	*Submission
+	envelope *envelope.Envelope
+	content  *content
+	header   *message.Header
+	body     *io.SectionReader
+	plan     *recode.Plan // for lines too long; nil until complete was called
+	long     bool         // it may be needed
+	nul      bool         // there are NULs
+}
+
+// Receipt says who has the message now.
 type Receipt struct {
 	ID    string
 	Size  int64 // octets
 	NRcpt int
 }
 
+// Writer is one message on its way to somebody who says yes, by Commit, only when it is durable there. After an error it is not.
+type Writer interface {
+	io.Writer
+	ID() string  // under which it can be found, behind Commit
+	Size() int64 // octets of the message written so far
+	Commit() error
+	Abort()
+}
+
 // ErrNoRecipients says that neither the caller nor the header names a recipient.
 var ErrNoRecipients = errors.New("no recipients")
 
-// Submit reads a message from in and queues it in spool. When it returns nil the message is durable; after an error nothing is queued. A message that
-// is at fault gives a *status.Error, or an error that exits 65; an input that cannot be read one that exits 74.
-func (s *Submission) Submit(spool *queue.Spool, in io.Reader) (*Receipt, error) {
+// Read takes a message from in to its end, and judges it. A message that is at fault gives a *status.Error, or an error that exits 65; an input that
+// cannot be read one that exits 74.
+func (s *Submission) Read(in io.Reader) (*Message, error) {
 	if len(s.Recipients) == 0 && !s.FromHeader {
 		return nil, sysexits.With(sysexits.Usage, ErrNoRecipients)
 	}
@@ -63,91 +88,124 @@ func (s *Submission) Submit(spool *queue.Spool, in io.Reader) (*Receipt, error) 
 	if err != nil {
 		return nil, err
 	}
-	defer content.Close()
-	header, body, err := content.split()
+	m, err := s.judge(content, lines)
 	if err != nil {
-		return nil, err
+		content.Close()
 	}
-	if n := header.Count("Received"); n > s.MaxHops {
-		return nil, status.Permanent(554, "5.4.6", fmt.Sprintf("Too many hops: the message has %d Received fields", n), nil)
-	}
-	rcpts, err := s.recipients(header)
-	if err != nil {
-		return nil, err
-	}
-	e := &envelope.Envelope{From: s.Sender, Ret: s.Ret, EnvID: s.EnvID, Client: "local", UID: s.UID}
-	if s.EightBit || lines.EightBit() {
-		e.Body = "8BITMIME"
-	}
-	e.SMTPUTF8 = s.Sender.NeedsUTF8()
-	for _, to := range rcpts {
-		e.Rcpts = append(e.Rcpts, envelope.Recipient{To: to, Notify: s.Notify})
-		e.SMTPUTF8 = e.SMTPUTF8 || to.NeedsUTF8()
-	}
-	return s.queue(spool, e, header, body, lines)
+	return m, err
 }
 
+func (s *Submission) judge(content *content, lines *message.LineReader) (m *Message, err error) {
+	m = &Message{Submission: s, content: content}
+	if m.header, m.body, err = m.content.split(); err != nil {
+		return nil, err
+	}
+	if n := m.header.Count("Received"); n > s.MaxHops {
+		return nil, status.Permanent(554, "5.4.6", fmt.Sprintf("Too many hops: the message has %d Received fields", n), nil)
+	}
+	rcpts, err := s.recipients(m.header)
+	if err != nil {
+		return nil, err
+	}
+	m.long, m.nul = lines.Longest() > message.MaxLine || lines.HasNUL(), lines.HasNUL()
+	m.envelope = &envelope.Envelope{From: s.Sender, Ret: s.Ret, EnvID: s.EnvID, Client: "local", UID: s.UID, Rcpts: rcpts}
+	if s.EightBit || lines.EightBit() {
+		m.envelope.Body = "8BITMIME"
+	}
+	m.envelope.SMTPUTF8 = s.Sender.NeedsUTF8()
+	for _, r := range rcpts {
+		m.envelope.SMTPUTF8 = m.envelope.SMTPUTF8 || r.To.NeedsUTF8()
+	}
+	return m, nil
+}
+
+// Close gives up what Read kept.
+func (m *Message) Close() { m.content.Close() }
+
 // recipients gives all recipients, complete, each once.
-func (s *Submission) recipients(h *message.Header) (rcpts []address.Path, err error) {
-	all := s.Recipients
+func (s *Submission) recipients(h *message.Header) (rcpts []envelope.Recipient, err error) {
+	all := slices.Clip(s.Recipients)
 	if s.FromHeader {
 		named, err := h.Recipients()
 		if err != nil {
 			return nil, sysexits.With(sysexits.DataErr, err)
 		}
-		all = append(all[:len(all):len(all)], named...)
+		for _, p := range named {
+			all = append(all, envelope.Recipient{To: p})
+		}
 	}
 	seen := map[string]bool{}
-	for _, p := range all {
-		if p, err = s.complete(p); err != nil {
+	for _, r := range all {
+		if r.To, err = s.complete(r.To); err != nil {
 			return nil, sysexits.With(sysexits.DataErr, err)
 		}
-		if key := p.Key(); !seen[key] {
+		r.Notify = cmp.Or(r.Notify, s.Notify)
+		if key := r.To.Key(); !seen[key] {
 			seen[key] = true
-			rcpts = append(rcpts, p)
+			rcpts = append(rcpts, r)
 		}
 	}
-	if len(rcpts) == 0 {
+	switch {
+	case len(rcpts) == 0:
 		return nil, sysexits.With(sysexits.DataErr, fmt.Errorf("%w in To, Cc or Bcc of the message", ErrNoRecipients))
+	case s.MaxRecipients > 0 && len(rcpts) > s.MaxRecipients:
+		return nil, status.Permanent(554, "5.5.3", fmt.Sprintf("Message has %d recipients, limits.recipients is %d", len(rcpts), s.MaxRecipients), nil)
 	}
 	return rcpts, nil
 }
 
-// queue writes the message into the spool.
-func (s *Submission) queue(spool *queue.Spool, e *envelope.Envelope, h *message.Header, body *io.SectionReader, lines *message.LineReader) (*Receipt, error) {
-	w, err := spool.Create(e)
+// Send hands the message on to whoever create leads to: the Create method of a spool, a drop directory or a Socket. When it returns nil the message is
+// durable there. After an error it may be called again for another one, unless the error says that it may have been taken.
+func Send[W Writer](m *Message, create func(*envelope.Envelope) (W, error)) (*Receipt, error) {
+	w, err := create(m.envelope)
 	if err != nil {
 		return nil, err
 	}
 	defer w.Abort()
 	now := clock.Now()
-	plan := &recode.Plan{}
-	if !s.Relay {
-		h.Complete(s.completion(e.ID, now))
-		if lines.Longest() > message.MaxLine || lines.HasNUL() {
-			if plan, err = recode.Lines(h, body); err != nil {
-				return nil, err
-			}
-			if _, err := body.Seek(0, io.SeekStart); err != nil {
-				return nil, err
-			}
+	if m.plan == nil {
+		if err := m.complete(now); err != nil {
+			return nil, err
 		}
 	}
-	h.Prepend(message.ReceivedField(message.Trace{By: s.Hostname, ID: e.ID, UID: s.UID, Now: now}))
 	out := io.Writer(w)
-	if lines.HasNUL() {
+	if m.nul {
 		out = withoutNUL{w}
 	}
-	if _, err := h.WriteTo(out); err != nil {
+	if m.Trace {
+		field := message.ReceivedField(message.Trace{By: m.Hostname, ID: m.envelope.ID, UID: m.UID, Now: now})
+		if _, err := out.Write(field); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := m.header.WriteTo(out); err != nil {
 		return nil, err
 	}
-	if err := plan.Copy(out, body); err != nil {
+	if _, err := m.body.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	if err := m.plan.Copy(out, m.body); err != nil {
 		return nil, err
 	}
 	if err := w.Commit(); err != nil {
 		return nil, err
 	}
-	return &Receipt{ID: e.ID, Size: w.Size(), NRcpt: len(e.Rcpts)}, nil
+	return &Receipt{ID: w.ID(), Size: w.Size(), NRcpt: len(m.envelope.Rcpts)}, nil
+}
+
+// complete gives the header what it lacks, and plans for lines that are too long.
+func (m *Message) complete(now time.Time) (err error) {
+	if m.Relay {
+		m.plan = &recode.Plan{}
+		return nil
+	}
+	m.header.Complete(m.completion(m.envelope.ID, now))
+	if !m.long {
+		m.plan = &recode.Plan{}
+		return nil
+	}
+	m.plan, err = recode.Lines(m.header, m.body)
+	return err
 }
 
 // withoutNUL drops the NULs that could not be encoded, those of the header and of parts that are left as they are: every server would refuse the message

@@ -12,6 +12,7 @@ import (
 
 	"github.com/postel-mail/postel/internal/address"
 	"github.com/postel-mail/postel/internal/clock"
+	"github.com/postel-mail/postel/internal/envelope"
 	"github.com/postel-mail/postel/internal/queue"
 	"github.com/postel-mail/postel/internal/sysexits"
 )
@@ -35,7 +36,16 @@ func spool(t *testing.T) *queue.Spool {
 
 func submission() Submission {
 	return Submission{Hostname: "host.example", MaxSize: 8 << 20, MaxHops: 3, UID: 1000, Name: "Me Myself",
-		Sender: address.Path{Local: "me", Domain: "host.example"}}
+		Sender: address.Path{Local: "me", Domain: "host.example"}, Trace: true}
+}
+
+func submit(s *Submission, q *queue.Spool, in io.Reader) (*Receipt, error) {
+	m, err := s.Read(in)
+	if err != nil {
+		return nil, err
+	}
+	defer m.Close()
+	return Send(m, q.Create)
 }
 
 // show writes a queued message's envelope and content for comparison, the id as ID, line ends as LF.
@@ -66,11 +76,11 @@ func show(t *testing.T, s *queue.Spool, id string) string {
 func TestSubmit(t *testing.T) {
 	const received = "Received: by host.example (postel, from userid 1000)\n\tid ID; Sun, 1 Mar 2026 12:00:00 +0100\n"
 	const date = "Date: Sun, 1 Mar 2026 12:00:00 +0100\nMessage-ID: <ID@host.example>\n"
-	path := func(s string) []address.Path {
-		var all []address.Path
+	path := func(s string) []envelope.Recipient {
+		var all []envelope.Recipient
 		for w := range strings.FieldsSeq(s) {
 			local, domain, _ := strings.Cut(w, "@")
-			all = append(all, address.Path{Local: local, Domain: domain})
+			all = append(all, envelope.Recipient{To: address.Path{Local: local, Domain: domain}})
 		}
 		return all
 	}
@@ -134,7 +144,7 @@ func TestSubmit(t *testing.T) {
 		q := spool(t)
 		s := submission()
 		c.set(&s)
-		r, err := s.Submit(q, iotest.HalfReader(strings.NewReader(c.in)))
+		r, err := submit(&s, q, iotest.HalfReader(strings.NewReader(c.in)))
 		if err != nil {
 			t.Errorf("%s: %v", c.name, err)
 			continue
@@ -170,13 +180,22 @@ func TestRefused(t *testing.T) {
 		{"none in header", func(s *Submission) { s.FromHeader = true }, strings.NewReader("To: x:;\n\n"), sysexits.DataErr, "no recipients in To, Cc or Bcc"},
 		{"malformed in header", func(s *Submission) { s.FromHeader = true }, strings.NewReader("To: a@b, c d\n\n"), sysexits.DataErr, `To: malformed address "c d"`},
 		{"long name in header", func(s *Submission) { s.FromHeader = true; s.Hostname = strings.Repeat("x.", 99) + "x" }, strings.NewReader("To: " + strings.Repeat("y", 60) + "\n\n"), sysexits.DataErr, "address is too long"},
-		{"hops", func(s *Submission) { s.Recipients = []address.Path{{Local: "a"}} }, strings.NewReader("Received: 1\nReceived: 2\nReceived: 3\nReceived: 4\n\n"), sysexits.Unavailable, "554 5.4.6 Too many hops"},
-		{"size", func(s *Submission) { s.Recipients = []address.Path{{Local: "a"}}; s.MaxSize = 100 }, strings.NewReader("\n" + strings.Repeat("x", 97)), sysexits.Unavailable, "552 5.3.4 Message is larger than 100 octets"},
-		{"large size", func(s *Submission) { s.Recipients = []address.Path{{Local: "a"}}; s.MaxSize = 2 << 20 }, io.LimitReader(zeros{}, 2<<20), sysexits.Unavailable, "552 5.3.4"},
-		{"header", func(s *Submission) { s.Recipients = []address.Path{{Local: "a"}} }, io.MultiReader(strings.NewReader("A: "), io.LimitReader(zeros{}, 2<<20)), sysexits.Unavailable, "552 5.3.4 Message header is too large"},
-		{"input", func(s *Submission) { s.Recipients = []address.Path{{Local: "a"}} }, io.MultiReader(strings.NewReader("A: 1\n\nx"), iotest.ErrReader(errors.New("broken"))), sysexits.IOErr, "cannot read the message: broken"},
-		{"late input", func(s *Submission) { s.Recipients = []address.Path{{Local: "a"}} }, io.MultiReader(io.LimitReader(zeros{}, 2<<20), iotest.ErrReader(errors.New("broken"))), sysexits.IOErr, "cannot read the message: broken"},
-		{"disk", func(s *Submission) { s.Recipients = []address.Path{{Local: "a"}}; s.EnvID = "full" }, strings.NewReader("\n"), sysexits.TempFail, "452 4.3.1"},
+		{"hops", func(s *Submission) { s.Recipients = []envelope.Recipient{{To: address.Path{Local: "a"}}} }, strings.NewReader("Received: 1\nReceived: 2\nReceived: 3\nReceived: 4\n\n"), sysexits.Unavailable, "554 5.4.6 Too many hops"},
+		{"size", func(s *Submission) {
+			s.Recipients = []envelope.Recipient{{To: address.Path{Local: "a"}}}
+			s.MaxSize = 100
+		}, strings.NewReader("\n" + strings.Repeat("x", 97)), sysexits.Unavailable, "552 5.3.4 Message is larger than 100 octets"},
+		{"large size", func(s *Submission) {
+			s.Recipients = []envelope.Recipient{{To: address.Path{Local: "a"}}}
+			s.MaxSize = 2 << 20
+		}, io.LimitReader(zeros{}, 2<<20), sysexits.Unavailable, "552 5.3.4"},
+		{"header", func(s *Submission) { s.Recipients = []envelope.Recipient{{To: address.Path{Local: "a"}}} }, io.MultiReader(strings.NewReader("A: "), io.LimitReader(zeros{}, 2<<20)), sysexits.Unavailable, "552 5.3.4 Message header is too large"},
+		{"input", func(s *Submission) { s.Recipients = []envelope.Recipient{{To: address.Path{Local: "a"}}} }, io.MultiReader(strings.NewReader("A: 1\n\nx"), iotest.ErrReader(errors.New("broken"))), sysexits.IOErr, "cannot read the message: broken"},
+		{"late input", func(s *Submission) { s.Recipients = []envelope.Recipient{{To: address.Path{Local: "a"}}} }, io.MultiReader(io.LimitReader(zeros{}, 2<<20), iotest.ErrReader(errors.New("broken"))), sysexits.IOErr, "cannot read the message: broken"},
+		{"disk", func(s *Submission) {
+			s.Recipients = []envelope.Recipient{{To: address.Path{Local: "a"}}}
+			s.EnvID = "full"
+		}, strings.NewReader("\n"), sysexits.TempFail, "452 4.3.1"},
 	} {
 		q := spool(t)
 		s := submission()
@@ -184,7 +203,7 @@ func TestRefused(t *testing.T) {
 		if s.EnvID == "full" {
 			q.SetMinFree(1 << 62)
 		}
-		r, err := s.Submit(q, c.in)
+		r, err := submit(&s, q, c.in)
 		if err == nil || r != nil || sysexits.Of(err) != c.exit || !strings.Contains(err.Error(), c.text) {
 			t.Errorf("%s: got %+v, %v (exit %d), want exit %d %q", c.name, r, err, sysexits.Of(err), c.exit, c.text)
 		}
@@ -193,8 +212,8 @@ func TestRefused(t *testing.T) {
 		}
 	}
 	s := submission()
-	s.Recipients, s.MaxSize = []address.Path{{Local: "a"}}, 101
-	if _, err := s.Submit(spool(t), strings.NewReader("\n"+strings.Repeat("x", 97))); err != nil {
+	s.Recipients, s.MaxSize = []envelope.Recipient{{To: address.Path{Local: "a"}}}, 101
+	if _, err := submit(&s, spool(t), strings.NewReader("\n"+strings.Repeat("x", 97))); err != nil {
 		t.Errorf("a message of just the largest size: %v", err)
 	}
 }
@@ -211,10 +230,10 @@ func (zeros) Read(p []byte) (int, error) {
 func TestLarge(t *testing.T) {
 	q := spool(t)
 	s := submission()
-	s.Recipients = []address.Path{{Local: "a"}}
+	s.Recipients = []envelope.Recipient{{To: address.Path{Local: "a"}}}
 	line := strings.Repeat("x", 70) + "\n"
 	in := "From: a@b\n\n" + strings.Repeat(line, 3<<20/len(line))
-	r, err := s.Submit(q, strings.NewReader(in))
+	r, err := submit(&s, q, strings.NewReader(in))
 	if err != nil {
 		t.Fatal(err)
 	}
