@@ -19,7 +19,7 @@ var floors = [][]string{
 	2: {"sysexits", "envelope", "message", "mailbox", "destination", "sasl", "saslclient", "password"},
 	3: {"recode"},
 	4: {"queue", "mx", "smtpclient", "maildir", "mbox", "alias", "userdb", "command", "dsn", "maillog", "config"},
-	5: {"smtpserver", "lmtpserver", "pop3server", "transport", "credentials", "mailstore", "hostlist", "submission", "listing"},
+	5: {"smtpserver", "lmtpserver", "pop3server", "transport", "credentials", "mailstore", "hostlist", "submission", "listing", "trace"},
 	6: {"delivery", "runner", "drop"},
 	7: {"process"},
 	8: {"program"},
