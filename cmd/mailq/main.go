@@ -5,19 +5,18 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
-	"github.com/postel-mail/postel/internal/clock"
 	"github.com/postel-mail/postel/internal/config"
 	"github.com/postel-mail/postel/internal/listing"
 	"github.com/postel-mail/postel/internal/maillog"
+	"github.com/postel-mail/postel/internal/process"
 	"github.com/postel-mail/postel/internal/program"
 	"github.com/postel-mail/postel/internal/queue"
 	"github.com/postel-mail/postel/internal/sysexits"
@@ -25,52 +24,125 @@ import (
 
 func main() { os.Exit(run(os.Args[1:])) }
 
+// verbs are what can be done, in the order of the help.
+var verbs = []string{"list", "show", "retry", "hold", "release", "delete", "expire", "trace"}
+
+type mailq struct {
+	*program.Program
+	verb    string
+	filter  listing.Filter
+	older   string
+	json    bool
+	summary bool
+	health  health
+}
+
 func run(args []string) int {
-	var s selection
-	var asJSON bool
-	p := program.New("mailq [flags] [list|show|retry|hold|release|delete] [id...]", "look into the mail queue and act on it",
-		"  mailq\n  mailq show 1jsk0m8b6ggqrrmcf4x2\n  mailq retry --domain south.example\n  mailq delete --from spammer@ --older 1h\n  mailq --json | jq .id")
-	p.Flags().StringVar(&s.id, "id", "", "only messages with `TEXT` in their id")
-	p.Flags().StringVar(&s.from, "from", "", "only messages with `TEXT` in their sender")
-	p.Flags().StringVar(&s.to, "to", "", "only messages with `TEXT` in a recipient")
-	p.Flags().StringVar(&s.domain, "domain", "", "only messages with a recipient in `DOMAIN`")
-	p.Flags().StringVar(&s.older, "older", "", "only messages that are in the queue longer than `DURATION`")
-	p.Flags().BoolVar(&asJSON, "json", false, "print one JSON object a message")
-	p.Flags().Lookup("log").Usage = "log what is deleted as `FORM`: " + maillog.Forms + " (default syslog)"
-	p.Args = cobra.ArbitraryArgs
-	p.RunE = func(_ *cobra.Command, args []string) error {
-		verb := "list"
-		if len(args) > 0 {
-			verb, s.ids = args[0], args[1:]
-		}
-		if err := s.check(verb); err != nil {
-			return sysexits.With(sysexits.Usage, err)
-		}
-		c, err := p.Config()
-		if err != nil || p.CheckOnly {
-			return err
-		}
-		spool, err := open(c.Spool)
-		if errors.Is(err, fs.ErrNotExist) {
-			return s.none(os.Stdout, verb, asJSON)
-		}
-		if err != nil {
-			return err
-		}
-		defer spool.Close()
-		if verb == "list" || verb == "show" {
-			return look(os.Stdout, spool, &s, verb, asJSON)
-		}
-		if p.LogForm == "" {
-			p.LogForm = "syslog" // stderr is for the person who typed the command
-		}
-		log, err := p.Log()
-		if err != nil {
-			return err
-		}
-		return act(spool, log, &s, verb, asJSON)
+	q := &mailq{}
+	q.Program = program.New("mailq [flags] ["+strings.Join(verbs, "|")+"] [id...]", "look into the mail queue and act on it",
+		"  mailq\n  mailq show 1jsk0m8b6ggqrrmcf4x2\n  mailq retry --domain south.example\n  mailq delete --from spammer@ --older 1h\n"+
+			"  mailq --json | jq .id\n  mailq --summary\n  mailq --warn-age 1h --crit-age 6h --warn-count 100\n  mailq trace 1jsk0m8b6ggqrrmcf4x2 /var/log/mail.log")
+	f := q.Flags()
+	f.StringVar(&q.filter.ID, "id", "", "only messages with `TEXT` in their id")
+	f.StringVar(&q.filter.From, "from", "", "only messages with `TEXT` in their sender")
+	f.StringVar(&q.filter.To, "to", "", "only messages with `TEXT` in a recipient that waits")
+	f.StringVar(&q.filter.Domain, "domain", "", "only messages with a recipient that waits in `DOMAIN`")
+	f.StringVar(&q.older, "older", "", "only messages that are in the queue longer than `DURATION`")
+	f.BoolVar(&q.json, "json", false, "print one JSON object a message")
+	f.BoolVar(&q.summary, "summary", false, "print how many recipients wait, by domain and age")
+	q.health.flags(q.Command)
+	f.Lookup("log").Usage = "log what is changed as `FORM`: " + maillog.Forms + " (default syslog)"
+	q.Args = cobra.ArbitraryArgs
+	q.RunE = q.run
+	exit := q.Main(args)
+	if q.health.asked && exit == sysexits.OK {
+		return q.health.verdict
 	}
-	return p.Main(args)
+	return exit
+}
+
+func (q *mailq) run(_ *cobra.Command, args []string) error {
+	q.verb = "list"
+	if len(args) > 0 {
+		q.verb, args = args[0], args[1:]
+	}
+	q.health.see(q.Command)
+	if q.verb == "trace" && !q.CheckOnly {
+		return q.trace(args)
+	}
+	q.filter.IDs = args
+	if err := q.check(); err != nil {
+		return q.health.unknown(sysexits.With(sysexits.Usage, err))
+	}
+	c, err := q.Config()
+	if err != nil || q.CheckOnly {
+		return q.health.unknown(err)
+	}
+	spool, err := open(c.Spool)
+	if errors.Is(err, fs.ErrNotExist) && !q.health.asked {
+		return q.none()
+	}
+	if err != nil {
+		return q.health.unknown(err)
+	}
+	defer spool.Close()
+	chosen, err := listing.Choose(spool, &q.filter)
+	if err != nil {
+		return q.health.unknown(sysexits.With(sysexits.IOErr, err))
+	}
+	if isTerminal(os.Stderr) && (q.summary || q.health.asked || !isTerminal(os.Stdout)) { // else the output says how far it is
+		chosen.Progress = listing.NewProgress(os.Stderr)
+	}
+	if q.health.asked {
+		return q.health.judge(chosen)
+	}
+	failed := &failures{Program: q.Program}
+	if err := q.work(chosen, failed.add); err != nil {
+		failed.add("", err)
+	}
+	return failed.err()
+}
+
+// work does what the command line says with the chosen messages.
+func (q *mailq) work(chosen *listing.Selection, failed func(string, error)) error {
+	switch {
+	case q.summary:
+		return q.print(listing.Summarize(chosen, failed))
+	case q.verb == "list":
+		return listing.ListAll(os.Stdout, chosen, q.json, failed)
+	case q.verb == "show" && isTerminal(os.Stdout):
+		return listing.ShowAll(listing.Terminal(os.Stdout), chosen, q.json, failed)
+	case q.verb == "show":
+		return listing.ShowAll(os.Stdout, chosen, q.json, failed)
+	}
+	if q.LogForm == "" {
+		q.LogForm = "syslog" // stderr is for the person who typed the command
+	}
+	log, err := q.Log()
+	if err != nil {
+		return err
+	}
+	w := bufio.NewWriter(os.Stdout) // an error sticks in it
+	err = listing.Change(chosen, listing.Verb(q.verb), log, func(id, what string) {
+		if q.json {
+			_ = listing.Encode(w, map[string]string{"id": id, "done": what})
+		} else {
+			fmt.Fprintf(w, "%s %s\n", id, what)
+		}
+	}, func(id string, err error) {
+		_ = w.Flush()
+		failed(id, err)
+	})
+	return errors.Join(err, w.Flush())
+}
+
+// output gives an error that says no status of its own that of input and output.
+func output(err error) error {
+	var known *sysexits.Error
+	if errors.As(err, &known) {
+		return err
+	}
+	return sysexits.With(sysexits.IOErr, err)
 }
 
 // open opens a spool that is there; looking must not make one.
@@ -85,71 +157,54 @@ func open(path string) (*queue.Spool, error) {
 	}
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return nil, sysexits.With(sysexits.NoPerm, fmt.Errorf("%w; run mailq as root or as the user who owns %s", err, path))
+		return nil, sysexits.With(sysexits.NoPerm, fmt.Errorf("%w; run mailq as root or as the user who owns the spool", err))
 	case err != nil:
 		return nil, sysexits.With(sysexits.IOErr, err)
 	}
 	return spool, nil
 }
 
-// selection is which messages a verb is for: those of ids, or where there are none, all that every filter lets through.
-type selection struct {
-	ids                         []string
-	id, from, to, domain, older string
-	age                         time.Duration
-}
-
-func (s *selection) check(verb string) error {
-	filtered := s.id+s.from+s.to+s.domain+s.older != ""
+func (q *mailq) check() error {
+	f := &q.filter
+	filtered := f.ID+f.From+f.To+f.Domain+q.older != ""
 	switch {
-	case !slices.Contains([]string{"list", "show", "retry", "hold", "release", "delete"}, verb):
-		return fmt.Errorf("unknown verb %q (see mailq --help)", verb)
-	case len(s.ids) > 0 && filtered:
+	case !slices.Contains(verbs, q.verb):
+		return fmt.Errorf("unknown verb %q (see mailq --help)", q.verb)
+	case len(f.IDs) > 0 && filtered:
 		return errors.New("give ids or filters, not both")
-	case (verb == "delete" || verb == "hold" || verb == "show") && len(s.ids) == 0 && !filtered:
-		return fmt.Errorf("%s needs an id or a filter", verb)
+	case q.summary && q.health.asked:
+		return errors.New("--summary and limits do not go together")
+	case (q.summary || q.health.asked) && (q.verb != "list" || len(f.IDs) > 0):
+		return errors.New("--summary and limits take filters, no verb and no ids")
+	case slices.Contains([]string{"delete", "hold", "expire", "show"}, q.verb) && len(f.IDs) == 0 && !filtered:
+		return fmt.Errorf("%s needs an id or a filter", q.verb)
 	}
-	for _, id := range s.ids {
+	for _, id := range f.IDs {
 		if !queue.ValidID(id) {
 			return fmt.Errorf("%q is not a queue id", id)
 		}
 	}
-	if s.older != "" {
+	if q.older != "" {
 		var err error
-		if s.age, err = config.ParseDuration(s.older); err != nil {
+		if f.Older, err = config.ParseDuration(q.older); err != nil {
 			return fmt.Errorf("--older: %w", err)
 		}
 	}
-	return nil
-}
-
-func (s *selection) has(m *queue.Message) bool {
-	e := m.Envelope
-	if len(s.ids) > 0 {
-		return slices.Contains(s.ids, e.ID)
-	}
-	if !strings.Contains(e.ID, s.id) || !strings.Contains(e.From.Angle(), s.from) || clock.Since(e.Arrival) < s.age {
-		return false
-	}
-	if s.to == "" && s.domain == "" {
-		return true
-	}
-	for _, r := range e.Rcpts {
-		if strings.Contains(r.To.Angle(), s.to) && (s.domain == "" || strings.EqualFold(r.To.Domain, s.domain)) {
-			return true
-		}
-	}
-	return false
+	return q.health.check()
 }
 
 // none answers on a host that has queued nothing so far and has no spool yet.
-func (s *selection) none(out io.Writer, verb string, asJSON bool) error {
+func (q *mailq) none() error {
 	var failed []error
-	for _, id := range s.ids {
+	for _, id := range q.filter.IDs {
 		failed = append(failed, gone(id))
 	}
-	if verb == "list" && !asJSON && failed == nil {
-		listing.Foot(out, 0, 0)
+	switch {
+	case failed != nil:
+	case q.summary:
+		return output(q.print(&listing.Summary{}))
+	case q.verb == "list" && !q.json:
+		listing.Foot(os.Stdout, 0, 0)
 	}
 	return errors.Join(failed...)
 }
@@ -158,105 +213,31 @@ func gone(id string) error {
 	return sysexits.With(sysexits.DataErr, fmt.Errorf("%s: not in the queue", id))
 }
 
-// each calls f for each selected message, in order of arrival. An id that is not there is an error, after the others.
-func (s *selection) each(spool *queue.Spool, f func(m *queue.Message) error) error {
-	ids := s.ids
-	if len(ids) == 0 {
-		var err error
-		if ids, err = spool.IDs(); err != nil {
-			return sysexits.With(sysexits.IOErr, err)
-		}
-	}
-	var failed []error
-	for _, id := range ids {
-		m, err := spool.Peek(id)
-		switch {
-		case errors.Is(err, queue.ErrGone) && len(s.ids) == 0:
-			continue // delivered meanwhile
-		case errors.Is(err, queue.ErrGone):
-			failed = append(failed, gone(id))
-		case err != nil:
-			failed = append(failed, sysexits.With(sysexits.IOErr, err))
-		default:
-			if s.has(m) {
-				if err := f(m); err != nil {
-					failed = append(failed, err)
-				}
-			}
-			m.Close()
-		}
-	}
-	return errors.Join(failed...)
+// failures says each error at once, so that a million of them take no memory, and ends with the exit status of the first.
+type failures struct {
+	*program.Program
+	status int
 }
 
-// look prints the selected messages.
-func look(out io.Writer, spool *queue.Spool, s *selection, verb string, asJSON bool) error {
-	w := bufio.NewWriter(out)
-	var count, octets int64
-	err := s.each(spool, func(m *queue.Message) error {
-		count++
-		octets += m.Size()
-		switch {
-		case asJSON:
-			return listing.JSON(w, m)
-		case verb == "show":
-			return listing.Show(w, m)
-		case count == 1:
-			listing.Head(w)
-		}
-		listing.List(w, m)
+func (f *failures) add(id string, err error) {
+	if errors.Is(err, queue.ErrGone) {
+		err = gone(id)
+	}
+	err = output(err)
+	if f.status == sysexits.OK {
+		f.status = sysexits.Of(err)
+	}
+	f.Say(err)
+}
+
+func (f *failures) err() error {
+	if f.status == sysexits.OK {
 		return nil
-	})
-	if !asJSON && verb == "list" && err == nil {
-		listing.Foot(w, count, octets)
 	}
-	if e := w.Flush(); err == nil {
-		err = e
-	}
-	return err
+	return sysexits.With(f.status, process.ErrSilent)
 }
 
-// done is what each verb says of a message.
-var done = map[string]string{"retry": "due now", "hold": "held", "release": "released", "delete": "deleted"}
-
-// act changes the selected messages, each claimed so that the runner does not work on it, and wakes the runner.
-func act(spool *queue.Spool, log *maillog.Log, s *selection, verb string, asJSON bool) error {
-	defer spool.Trigger("")
-	return s.each(spool, func(seen *queue.Message) error {
-		id := seen.ID()
-		m, err := spool.Claim(id)
-		if errors.Is(err, queue.ErrBusy) {
-			return sysexits.With(sysexits.TempFail, fmt.Errorf("%s: is being delivered, try again", id))
-		}
-		if err != nil {
-			return sysexits.With(sysexits.IOErr, err)
-		}
-		defer m.Close()
-		switch {
-		case verb == "retry" && m.State.Hold && len(s.ids) > 0:
-			return sysexits.With(sysexits.DataErr, fmt.Errorf("%s: is held; release it first", id))
-		case verb == "retry" && m.State.Hold:
-			return nil
-		}
-		switch verb {
-		case "retry":
-			m.State.Next = time.Time{}
-			err = m.Record(true)
-		case "hold", "release":
-			m.State.Hold = verb == "hold"
-			err = m.Record(true)
-		case "delete":
-			if err = m.Remove(); err == nil {
-				log.Removed(id, fmt.Sprintf("deleted by uid %d", os.Getuid()))
-			}
-		}
-		if err != nil {
-			return sysexits.With(sysexits.IOErr, fmt.Errorf("%s: %w", id, err))
-		}
-		if asJSON {
-			return listing.Encode(os.Stdout, map[string]string{"id": id, "done": done[verb]})
-		}
-		_, err = fmt.Printf("%s %s\n", id, done[verb])
-		return err
-	})
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
 }

@@ -1,14 +1,12 @@
-// Package listing prints queued messages: for people in the layout of sendmail's mailq, whole, and for programs as JSON lines.
+// Package listing chooses queued messages and prints them: for people in the layout of sendmail's mailq, whole, or counted in a table; for programs as
+// JSON lines; and for monitoring as one verdict. It reads the queue while others work on it, and takes no lock.
 package listing
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
-	"time"
 
 	"github.com/postel-mail/postel/internal/queue"
-	"github.com/postel-mail/postel/internal/status"
 )
 
 // Head prints the line above a list.
@@ -38,11 +36,14 @@ func List(w io.Writer, m *queue.Message) {
 	if m.State.Hold {
 		id += mark
 	}
-	from := status.Clean(e.From.String())
+	from := Safe(e.From.String())
 	if from == "" {
 		from = "MAILER-DAEMON"
 	}
 	fmt.Fprintf(w, "%-21s %8d %-19s %s\n", id, m.Size(), e.Arrival.Local().Format("Mon Jan _2 15:04:05"), from)
+	if m.State.Expire {
+		fmt.Fprintf(w, "%22s(is given up at the next attempt)\n", "")
+	}
 	last := ""
 	for i, r := range e.Rcpts {
 		o := m.State.Rcpts[i]
@@ -53,7 +54,7 @@ func List(w io.Writer, m *queue.Message) {
 			fmt.Fprintf(w, "%22s(%s)\n", "", why)
 			last = why
 		}
-		fmt.Fprintf(w, "%51s%s\n", "", status.Clean(r.To.String()))
+		fmt.Fprintf(w, "%51s%s\n", "", Safe(r.To.String()))
 	}
 	fmt.Fprintln(w)
 }
@@ -64,66 +65,21 @@ func reason(o queue.Outcome) string {
 		return ""
 	}
 	if o.Relay != "" {
-		return status.Clean(o.Relay + ": " + o.Last.Reply())
+		return Safe(o.Relay + ": " + o.Last.Reply())
 	}
-	return status.Clean(o.Last.Reply())
+	return Safe(o.Last.Reply())
 }
 
-// Show prints a message's envelope and state as they stand in the queue's files, and the message.
+// Show prints a message's envelope and state as they stand in the queue's files, and the message, octet for octet.
 func Show(w io.Writer, m *queue.Message) error {
 	if _, err := fmt.Fprintf(w, "%s\n", m.Envelope.AppendText(nil)); err != nil {
 		return err
 	}
-	if text := m.State.Text(); m.State.Attempts > 0 || m.State.Hold {
-		fmt.Fprintf(w, "%s\n", text)
+	if st := &m.State; st.Attempts > 0 || st.Hold || st.Expire {
+		if _, err := fmt.Fprintf(w, "%s\n", st.Text()); err != nil {
+			return err
+		}
 	}
 	_, err := io.Copy(w, m.Body())
 	return err
-}
-
-type message struct {
-	ID         string      `json:"id"`
-	From       string      `json:"from"`
-	Size       int64       `json:"size"`
-	Arrival    time.Time   `json:"arrival"`
-	Next       *time.Time  `json:"next,omitempty"` // missing: at once
-	Hold       bool        `json:"hold"`
-	Attempts   int         `json:"attempts"`
-	Client     string      `json:"client,omitempty"`
-	Auth       string      `json:"auth,omitempty"`
-	Recipients []recipient `json:"recipients"`
-}
-
-type recipient struct {
-	To       string `json:"to"`
-	Progress string `json:"progress"`
-	Relay    string `json:"relay,omitempty"`
-	Code     int    `json:"code,omitempty"`
-	Enhanced string `json:"enhanced,omitempty"`
-	Text     string `json:"text,omitempty"`
-}
-
-// JSON prints a message as one JSON object in a line; member names are those of the log.
-func JSON(w io.Writer, m *queue.Message) error {
-	e, st := m.Envelope, m.State
-	v := message{ID: e.ID, From: e.From.String(), Size: m.Size(), Arrival: e.Arrival, Hold: st.Hold, Attempts: st.Attempts, Client: e.Client, Auth: e.Auth}
-	if !st.Next.IsZero() {
-		v.Next = &st.Next
-	}
-	for i, r := range e.Rcpts {
-		o := st.Rcpts[i]
-		one := recipient{To: r.To.String(), Progress: o.Progress.String(), Relay: o.Relay}
-		if o.Last != nil {
-			one.Code, one.Enhanced, one.Text = o.Last.Code, o.Last.Enhanced, o.Last.Text
-		}
-		v.Recipients = append(v.Recipients, one)
-	}
-	return Encode(w, v)
-}
-
-// Encode prints v as one JSON object in a line.
-func Encode(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	return enc.Encode(v)
 }

@@ -126,6 +126,11 @@ func (l *Log) Removed(id, text string) {
 	l.event(info, "removed", field{"id", id}, field{"text", text})
 }
 
+// Changed: a person has changed what is to become of the message; text says what, and who.
+func (l *Log) Changed(id, text string) {
+	l.event(info, "changed", field{"id", id}, field{"text", text})
+}
+
 // Corrupt: a queue file could not be read and was put into SPOOL/corrupt.
 func (l *Log) Corrupt(id string, err error) {
 	l.event(failure, "corrupt", field{"id", id}, field{"text", err.Error()})
