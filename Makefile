@@ -33,8 +33,10 @@ interop: all
 	test/interop/setup
 	test/interop/run
 
+# PARTS: see test/bench/main.go; all of them without.
+PARTS =
 bench: all
-	test/bench/run
+	test/bench/run $(PARTS)
 
 FUZZTIME = 15s
 fuzz:
