@@ -22,7 +22,7 @@ installed() {
 		local    = "lmtp:///run/postel/lmtp.sock"
 		relay_networks = []
 	END
-	in_clients install -d -m 700 -o postel /var/spool/postel
+	in_clients install -d -m 711 -o postel -g postel /var/spool/postel
 	in_clients install -d -m 755 /run/postel
 	letter carol@peer.test alice@ours.test "to be fetched" | in_clients deliver -f carol@peer.test alice@ours.test
 	found "$ROOT_clients/home/alice/Maildir" "to be fetched"
