@@ -53,6 +53,14 @@ func TryFlock(f *os.File) error {
 	return nil
 }
 
+// Flock is TryFlock for who knows that another holds the lock for a moment at most: it waits.
+func Flock(f *os.File) error {
+	if err := retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX) }); err != nil {
+		return &fs.PathError{Op: "flock", Path: f.Name(), Err: err}
+	}
+	return nil
+}
+
 // Unflock gives back the lock of TryFlock; closing the last descriptor does so too, but a moment after it tells inotify(7).
 func Unflock(f *os.File) error {
 	if err := retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_UN) }); err != nil {

@@ -69,7 +69,7 @@ func begin(to target, dir *durable.Dir, e *envelope.Envelope) (*Writer, error) {
 		return nil, failed(err)
 	}
 	w := &Writer{to: to, dir: dir, id: e.ID, file: f, sum: &checksum{}}
-	if err := errors.Join(durable.TryFlock(f), dir.Give(f)); err != nil {
+	if err := errors.Join(durable.Flock(f), dir.Give(f)); err != nil { // the collector of drop/ may just look whether it is finished
 		w.Abort()
 		return nil, failed(err)
 	}
