@@ -52,7 +52,7 @@ func (f *Filter) has(m *queue.Message) (bool, error) {
 			}
 			read = true
 		}
-		if m.State.Rcpts[i].Progress == queue.Waiting {
+		if m.State.Rcpts[i].Open() {
 			return true, nil
 		}
 	}

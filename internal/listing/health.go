@@ -33,7 +33,7 @@ func Health(s *Selection, l Limits) (verdict int, line string) {
 	if s.Filter.IsEmpty() {
 		count = len(s.ids)
 		for _, id := range s.ids {
-			if _, held := s.Spool.Schedule(string(id[:])); !held {
+			if _, held, _ := s.Spool.Schedule(string(id[:])); !held {
 				arrival = queue.Arrival(string(id[:]))
 				break
 			}
@@ -45,7 +45,7 @@ func Health(s *Selection, l Limits) (verdict int, line string) {
 		}
 		Each(s, func(m *queue.Message) (seen, error) {
 			defer m.Close()
-			_, held := s.Spool.Schedule(m.ID())
+			_, held, _ := s.Spool.Schedule(m.ID())
 			return seen{m.Envelope.Arrival, held}, nil
 		}, func(_ string, v seen, err error) {
 			if err != nil {

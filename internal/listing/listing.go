@@ -47,7 +47,7 @@ func List(w io.Writer, m *queue.Message) {
 	last := ""
 	for i, r := range e.Rcpts {
 		o := m.State.Rcpts[i]
-		if o.Progress != queue.Waiting {
+		if !o.Open() {
 			continue
 		}
 		if why := reason(o); why != "" && why != last {
@@ -59,10 +59,13 @@ func List(w io.Writer, m *queue.Message) {
 	fmt.Fprintln(w)
 }
 
-// reason is why a recipient still waits.
+// reason is why a recipient is still there.
 func reason(o queue.Outcome) string {
-	if o.Last == nil {
+	switch {
+	case o.Last == nil:
 		return ""
+	case o.Progress == queue.Failed:
+		return Safe("the sender is not told yet: " + o.Last.Reply())
 	}
 	if o.Relay != "" {
 		return Safe(o.Relay + ": " + o.Last.Reply())

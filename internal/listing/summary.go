@@ -68,7 +68,7 @@ func Summarize(s *Selection, failed func(id string, err error)) *Summary {
 			err = m.ReadState()
 		}
 		for i, r := range rcpts {
-			if len(rcpts) == 1 || err == nil && m.State.Rcpts[i].Progress == queue.Waiting {
+			if len(rcpts) == 1 || err == nil && m.State.Rcpts[i].Open() {
 				c.domains = append(c.domains, r.To.ASCII().Domain)
 			}
 		}

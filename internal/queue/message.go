@@ -91,25 +91,26 @@ func (m *Message) ReadState() (err error) {
 	return err
 }
 
-// Schedule reads when a message is due and whether it is held, from the first lines of its state alone. The zero time is at once.
-func (s *Spool) Schedule(id string) (next time.Time, held bool) {
+// Schedule reads when a message is due and whether it is held, from the first lines of its state alone. The zero time is at once; without a
+// state there is false.
+func (s *Spool) Schedule(id string) (next time.Time, held, there bool) {
 	f, err := openQuietly(s.state, id, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
-		return time.Time{}, false // the attempt will tell
+		return time.Time{}, false, false // the attempt will tell
 	}
 	defer f.Close()
 	var head [512]byte // more than the lines that come before the recipients
 	n, err := unix.Pread(int(f.Fd()), head[:], 0)
 	if err != nil {
-		return time.Time{}, false
+		return time.Time{}, false, false
 	}
 	text, _, _ := strings.Cut(string(head[:n]), "\nRcpt: ")
 	text = strings.TrimSuffix(text, "\n") + "\nEnd\n"
 	st, ok := parseState(strings.Replace(text, "\nEnd\nEnd\n", "\nEnd\n", 1), -1)
 	if !ok || st.Expire {
-		return time.Time{}, st.Hold
+		return time.Time{}, st.Hold, true
 	}
-	return st.Next, st.Hold
+	return st.Next, st.Hold, true
 }
 
 func (s *Spool) open(id string, lock, whole bool) (m *Message, err error) {

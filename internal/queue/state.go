@@ -39,6 +39,9 @@ type Outcome struct {
 	Told     bool          // there is nothing to report about the final state any more
 }
 
+// Open reports whether there is still something to do for the recipient: to deliver, or to tell the sender.
+func (o *Outcome) Open() bool { return o.Progress == Waiting || o.Progress == Failed && !o.Told }
+
 // State is what happened to a message so far.
 type State struct {
 	Attempts int
@@ -110,7 +113,7 @@ func (s *State) appendText(b []byte) []byte {
 		}
 		if r.Last != nil {
 			code, enhanced, text = r.Last.Code, r.Last.Enhanced, status.Clean(r.Last.Text)
-			if r.Last.Err != nil { // mailq and a bounce say why; the peer's text alone may not
+			if r.Last.Err != nil && !strings.HasSuffix(r.Last.Err.Error(), r.Last.Text) { // mailq and a bounce say why; the peer's text alone may not
 				text = status.Clean(r.Last.Text + " (" + r.Last.Err.Error() + ")")
 			}
 		}

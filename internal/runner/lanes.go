@@ -12,7 +12,7 @@ import (
 const (
 	// closedFor is how long a lane is closed whose hosts could not be reached: doubled each time that it happens again, up to the first wait of the policy.
 	closedFor = time.Minute
-	// A server that asks for patience (421, 4.7.x) gets one message in paceFirst, then in twice that, up to paceLongest; each success halves it.
+	// A server that asks for patience (421, 4.7.x) gets one message in paceFirst; where it is 421, then in twice that, up to paceLongest. Each success halves it.
 	paceFirst   = time.Second
 	paceLongest = time.Minute
 	// forgetLane is how long a lane without work is remembered, of rememberedLanes at most.
@@ -41,6 +41,7 @@ type lane struct {
 	waking  bool  // a timer will look after it
 	closed  int64 // until when
 	fails   int   // that it was closed in a row
+	lost    int   // sessions lost in a row by the first message of a lane that had not answered
 	why     *status.Error
 	used    int64
 }
@@ -156,8 +157,8 @@ func (l *loop) offer(x *lane) {
 		}
 	case !x.alive:
 		if x.active == 0 && !x.probing {
+			s := x.first().sender
 			x.probing = true
-			s := x.idle[0].sender
 			s.tests = append(s.tests, x)
 			l.ask(s)
 		}
@@ -211,19 +212,29 @@ func (x *lane) crowded(p *Policy) bool {
 	return x.waiting+x.coming >= 2*x.room(p)
 }
 
-// take gives the next job of a lane, its senders in turn.
+// take gives the next job of a lane that has one, its senders in turn.
 func (x *lane) take() *job {
-	for len(x.idle) > 0 {
-		f := x.idle[0]
+	f := x.first()
+	if f.idle {
 		x.idle = x.idle[1:]
 		f.idle = false
-		if len(f.jobs) > 0 {
-			return x.pop(f)
-		}
 	}
-	for _, f := range x.flows { // those that a sender has as ready
+	return x.pop(f)
+}
+
+// first gives the flow whose turn it is, of a lane with jobs: one that is idle, else one that its sender has among the ready.
+func (x *lane) first() *flow {
+	for len(x.idle) > 0 {
+		f := x.idle[0]
 		if len(f.jobs) > 0 {
-			return x.pop(f)
+			return f
+		}
+		x.idle = x.idle[1:]
+		f.idle = false
+	}
+	for _, f := range x.flows {
+		if len(f.jobs) > 0 {
+			return f
 		}
 	}
 	return nil
@@ -260,7 +271,8 @@ func (l *loop) pick() *job {
 			x := f.lane
 			f.ready = false
 			x.ready--
-			if len(f.jobs) == 0 {
+			if len(f.jobs) == 0 { // it has been dropped
+				l.offer(x)
 				continue
 			}
 			if !x.alive || x.closed > now || x.next > now || x.active >= x.room(l.Policy()) { // something has happened since it was made ready
@@ -336,7 +348,11 @@ func (l *loop) launch(j *job) {
 
 // slowed gives the place of a job that waits for its destination to others.
 func (l *loop) slowed(j *job) {
-	if j.begun && !j.slow && l.slow < l.slowest {
+	switch {
+	case !j.begun || j.slow:
+	case l.slow >= l.slowest: // perhaps later
+		j.patient.Reset(slowAfter)
+	default:
 		j.slow = true
 		l.running--
 		l.slow++
@@ -368,10 +384,12 @@ func (l *loop) ended(j *job, results []transport.Result) {
 
 // judge learns from results how a lane is to be treated.
 func (l *loop) judge(x *lane, results []transport.Result) {
-	var unreached, lost, patience, alive int
+	var unreached, lost, patience, busy, alive int
 	for _, r := range results {
 		switch {
-		case r.Err != nil && r.Err.Temporary() && (r.Err.Code == 421 || r.Remote && strings.HasPrefix(r.Err.Enhanced, "4.7.")):
+		case r.Err != nil && r.Err.Code == 421:
+			busy++
+		case r.Err != nil && r.Err.Temporary() && r.Remote && strings.HasPrefix(r.Err.Enhanced, "4.7."):
 			patience++
 		case r.Err == nil || r.Remote || r.Code != 0 || !r.Err.Temporary():
 			alive++
@@ -383,13 +401,22 @@ func (l *loop) judge(x *lane, results []transport.Result) {
 		}
 	}
 	if alive > 0 { // at the first sign of life
-		x.alive, x.fails = true, 0
+		x.alive, x.fails, x.lost = true, 0, 0
 		x.limit = min(x.limit+1, l.Policy().Concurrency)
 	}
+	if lost > 0 && alive == 0 && !x.alive {
+		if x.lost++; x.lost > 1 { // whoever answers there takes nothing
+			unreached, lost = unreached+lost, 0
+		}
+	}
 	switch {
-	case patience > 0:
+	case busy > 0:
 		x.limit = max(1, x.limit/2)
 		x.pace = min(max(paceFirst, 2*x.pace), paceLongest)
+		x.next = max(x.next, l.in(x.pace))
+	case patience > 0: // often it is about one recipient who is new there (greylisting)
+		x.alive, x.limit = true, max(1, x.limit/2)
+		x.pace = max(paceFirst, x.pace)
 		x.next = max(x.next, l.in(x.pace))
 	case alive > 0:
 		if x.pace /= 2; x.pace < paceFirst {
@@ -410,8 +437,10 @@ func (l *loop) judge(x *lane, results []transport.Result) {
 // answer ends a job for a closed lane.
 func (l *loop) answer(j *job) {
 	results := make([]transport.Result, len(j.req.Rcpts))
+	why := *j.flow.lane.why
+	why.Text = "Not tried again so soon: " + why.Text
 	for i := range results {
-		results[i] = transport.Result{Dest: j.req.Dests[0], Err: j.flow.lane.why}
+		results[i] = transport.Result{Dest: j.req.Dests[0], Err: &why}
 	}
 	l.attempted(j, results)
 }
@@ -484,6 +513,26 @@ func (l *loop) arrived(id key) {
 	}
 }
 
+// relieve calls what has been parked for longer than the longest wait between attempts, to put it off.
+func (l *loop) relieve(at *line) {
+	if len(at.parked) == 0 {
+		return
+	}
+	longest := int64(l.Policy().Longest)
+	for len(at.parked) > 0 {
+		slot, known := l.schedule.slots[at.parked[0]]
+		if known && slot.place == parked && l.now()-slot.due < longest {
+			return
+		}
+		if known && slot.place == parked {
+			l.tired[at.parked[0]] = true
+		}
+		at.lane.parked--
+		l.call(at)
+	}
+	at.lane.turn = slices.DeleteFunc(at.lane.turn, func(f *flow) bool { return &f.line == at })
+}
+
 // dropWaiting ends the jobs that have not begun, when the runner stops: their recipients stay as they are.
 func (l *loop) dropWaiting() {
 	for _, x := range l.lanes {
@@ -497,6 +546,11 @@ func (l *loop) dropWaiting() {
 func (l *loop) sweep() {
 	l.watch()
 	now := l.now()
+	for _, x := range l.lanes {
+		for _, f := range x.flows {
+			l.relieve(&f.line)
+		}
+	}
 	for name, x := range l.lanes {
 		for s, f := range x.flows {
 			if len(f.jobs) == 0 && len(f.parked) == 0 && f.coming == 0 && !f.ready && !f.idle {

@@ -43,12 +43,15 @@ func TestJudge(t *testing.T) {
 		{"no further than the policy", lane{limit: 8, alive: true}, []transport.Result{yes}, true, 8, 0, 0},
 		{"421 at once", lane{limit: 8, alive: true}, []transport.Result{bye}, true, 4, time.Second, 0},
 		{"4.7.x", lane{limit: 8, alive: true}, []transport.Result{slow}, true, 4, time.Second, 0},
-		{"4.7.x again", lane{limit: 1, alive: true, pace: 8 * time.Second}, []transport.Result{slow}, true, 1, 16 * time.Second, 0},
-		{"no slower than that", lane{limit: 1, alive: true, pace: time.Minute}, []transport.Result{slow}, true, 1, time.Minute, 0},
+		{"4.7.x again", lane{limit: 1, alive: true, pace: 8 * time.Second}, []transport.Result{slow}, true, 1, 8 * time.Second, 0},
+		{"421 again", lane{limit: 1, alive: true, pace: 8 * time.Second}, []transport.Result{bye}, true, 1, 16 * time.Second, 0},
+		{"no slower than that", lane{limit: 1, alive: true, pace: time.Minute}, []transport.Result{bye}, true, 1, time.Minute, 0},
 		{"a yes makes it faster", lane{limit: 1, alive: true, pace: 8 * time.Second}, []transport.Result{yes}, true, 2, 4 * time.Second, 0},
 		{"and at last free", lane{limit: 1, alive: true, pace: time.Second}, []transport.Result{yes}, true, 2, 0, 0},
 		{"a lost session", lane{limit: 8, alive: true}, []transport.Result{lost}, true, 4, 0, 0},
 		{"the last of them", lane{limit: 1, alive: true}, []transport.Result{lost}, false, 1, 0, 0},
+		{"lost before it ever answered", lane{limit: 1}, []transport.Result{lost}, false, 1, 0, 0},
+		{"and again", lane{limit: 1, lost: 1}, []transport.Result{lost}, false, 1, 0, time.Minute},
 		{"nobody there", lane{limit: 1}, []transport.Result{dead}, false, 1, 0, time.Minute},
 		{"nobody there for the third time", lane{limit: 1, fails: 2}, []transport.Result{dead}, false, 1, 0, 4 * time.Minute},
 		{"nobody there, no longer than the first wait", lane{limit: 1, fails: 40}, []transport.Result{dead}, false, 1, 0, 5 * time.Minute},
@@ -182,7 +185,9 @@ func TestSlowJobs(t *testing.T) {
 	l := newLoop(g.Runner, t.Context(), Stay)
 	l.slowest, l.running = 1, 2
 	f := &flow{sender: &sender{}}
-	a, b := &job{begun: true, flow: f}, &job{begun: true, flow: f}
+	a := &job{begun: true, flow: f}
+	b := &job{begun: true, flow: f, patient: time.NewTimer(time.Hour)}
+	defer b.patient.Stop()
 	l.slowed(a)
 	l.slowed(a)
 	l.slowed(b) // no room
@@ -505,5 +510,157 @@ func TestProgramsAreNotJudged(t *testing.T) {
 	g.once(t)
 	if n != 10 {
 		t.Errorf("tried %d times", n)
+	}
+}
+
+// TestLostWhileReady: a lane that loses its last session while its next job is among its sender's ready ones tries that job again.
+func TestLostWhileReady(t *testing.T) {
+	g := newRig(t, nil)
+	g.policy.Concurrency = 4
+	l := newLoop(g.Runner, t.Context(), Stay)
+	x := l.laneNamed("x", false)
+	x.alive, x.limit, x.active = true, 3, 2
+	l.add(x.flowOf(&sender{}), &job{})
+	l.offer(x)
+	for range 2 {
+		x.active--
+		l.judge(x, []transport.Result{{Err: status.Temporary(451, "4.4.2", "lost", nil), Reached: true}})
+		l.offer(x)
+	}
+	if x.alive || !x.probing || len(l.probes) != 1 {
+		t.Errorf("alive %v, probing %v, %d senders ask", x.alive, x.probing, len(l.probes))
+	}
+}
+
+// TestDroppedWhileReady: the room of a ready job that was dropped goes to the next flow.
+func TestDroppedWhileReady(t *testing.T) {
+	g := newRig(t, nil)
+	l := newLoop(g.Runner, t.Context(), Stay)
+	x := l.laneNamed("x", false)
+	x.alive, x.limit = true, 1
+	first, second := &job{}, &job{}
+	l.add(x.flowOf(&sender{}), first)
+	l.add(x.flowOf(&sender{}), second)
+	l.offer(x)
+	l.drop(first)
+	l.offer(x)
+	if got := l.pick(); got != second {
+		t.Errorf("picked %p, want %p", got, second)
+	}
+}
+
+// TestCalledAndGone: a message that is held or deleted on the way back from its line makes room for the next.
+func TestCalledAndGone(t *testing.T) {
+	g := newRig(t, nil)
+	l := newLoop(g.Runner, t.Context(), Stay)
+	x := l.laneNamed("x", false)
+	f := x.flowOf(&sender{})
+	var ids []key
+	for i := range 5 {
+		id := keyOf(fmt.Sprintf("%0*d", queue.IDLength, i))
+		ids = append(ids, id)
+		l.schedule.put(id, 0, parked, true)
+		f.parked = append(f.parked, id)
+		x.parked++
+	}
+	x.turn = append(x.turn, f)
+	l.offer(x)
+	if l.called[ids[0]] == nil {
+		t.Fatal("the first was not called")
+	}
+	l.found([]found{{id: ids[0], held: true, old: true}}, l.schedule.moves, true)
+	if l.called[ids[0]] != nil || l.called[ids[1]] == nil || x.coming != 1 {
+		t.Errorf("held: %d coming", x.coming)
+	}
+	for i := 2; i < 5; i++ { // the look sees all but the second
+		at := l.schedule.slots[ids[i]]
+		at.seen = l.looks + 1
+		l.schedule.slots[ids[i]] = at
+	}
+	l.looks++
+	l.looked(l.schedule.moves, nil)
+	if l.called[ids[1]] != nil || l.called[ids[2]] == nil || x.coming != 1 {
+		t.Errorf("deleted: %d coming", x.coming)
+	}
+}
+
+// TestNotTriedAgainAtOnce: a recipient that failed for now waits its time, also while another of its message is held up.
+func TestNotTriedAgainAtOnce(t *testing.T) {
+	g := newRig(t, nil)
+	g.policy.Concurrency, g.policy.Processes = 1, 50
+	release := make(chan struct{})
+	var mu sync.Mutex
+	tried := map[string]int{}
+	const n = 60 // less than one sender may have waiting
+	var bad sync.WaitGroup
+	bad.Add(n)
+	g.Attempt = func(_ context.Context, r transport.Request) []transport.Result {
+		if r.Domain == "slow.example" {
+			<-release
+			return ok(r)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if tried[r.Message.ID()]++; tried[r.Message.ID()] == 1 {
+			bad.Done()
+		}
+		return []transport.Result{{Dest: r.Dests[0], Err: busy, Code: 450, Remote: true}}
+	}
+	for i := range n {
+		g.put(t, "one@north.example", to("u@slow.example"), to(fmt.Sprintf("u%d@bad.example", i)))
+	}
+	ended := make(chan error)
+	go func() { ended <- g.Run(t.Context(), Once) }()
+	bad.Wait()
+	close(release)
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	for id, times := range tried {
+		if times != 1 {
+			t.Errorf("%s: tried %d times", id, times)
+		}
+	}
+}
+
+// TestRetryReopens: who asks for another attempt gets one, also where nobody could be reached a moment ago.
+func TestRetryReopens(t *testing.T) {
+	g := newRig(t, nil)
+	attempts := make(chan bool)
+	dead := true
+	g.Attempt = func(_ context.Context, r transport.Request) []transport.Result {
+		attempts <- true
+		if dead {
+			return []transport.Result{{Dest: r.Dests[0], Err: noHost}}
+		}
+		return ok(r)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- g.Run(ctx, Stay) }()
+	id := g.put(t, "", to("b@south.example"))
+	<-attempts
+	for {
+		m, err := g.Spool.Claim(id)
+		if err != nil || m.State.Attempts == 0 { // the runner is still recording
+			if err == nil {
+				m.Close()
+			}
+			time.Sleep(time.Millisecond)
+			continue
+		}
+		dead = false
+		m.State.Next = time.Time{}
+		if err := m.Record(true); err != nil {
+			t.Fatal(err)
+		}
+		m.Close()
+		g.Spool.Trigger(id)
+		break
+	}
+	<-attempts
+	cancel()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
 	}
 }

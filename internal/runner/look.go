@@ -83,7 +83,7 @@ func (l *loop) readSpool(all bool, asOf uint32) error {
 				fresh = append(fresh, found{id: id, due: l.now()})
 			}
 		}
-		l.post(func() { l.found(fresh, asOf) })
+		l.post(func() { l.found(fresh, asOf, false) })
 	}
 	err = l.Spool.Each(func(id string) bool {
 		if names = append(names, keyOf(id)); len(names) == batch {
@@ -100,7 +100,7 @@ func (l *loop) readSpool(all bool, asOf uint32) error {
 		if l.ctx.Err() != nil {
 			return nil
 		}
-		l.readStates(some, asOf)
+		l.readStates(some, asOf, false)
 	}
 	return nil
 }
@@ -140,25 +140,26 @@ func (l *loop) wanted(names []key, all bool) []key {
 	}
 }
 
-// readStates reads when messages are due, and hands it to the loop.
-func (l *loop) readStates(ids []key, asOf uint32) {
+// readStates reads when messages are due, and hands it to the loop. person says that somebody has just changed something about them.
+func (l *loop) readStates(ids []key, asOf uint32, person bool) {
 	list := make([]found, 0, len(ids))
 	wall, now := clock.Now(), l.now()
 	latest := l.Policy().Longest * 6 / 5
 	for _, id := range ids {
-		f := found{id: id, old: true, due: now}
-		next, isHeld := l.Spool.Schedule(id.String())
-		f.held = isHeld
+		f := found{id: id, due: now}
+		var next time.Time
+		next, f.held, f.old = l.Spool.Schedule(id.String())
 		if wait := next.Sub(wall); !next.IsZero() && wait <= latest { // else it was written by a clock that was ahead
 			f.due = now + int64(wait)
 		}
 		list = append(list, f)
 	}
-	l.post(func() { l.found(list, asOf) })
+	l.post(func() { l.found(list, asOf, person) })
 }
 
 // found takes what was read into the schedule, unless it has changed since the reading began.
-func (l *loop) found(list []found, asOf uint32) {
+func (l *loop) found(list []found, asOf uint32, person bool) {
+	now := l.now()
 	for _, f := range list {
 		at, known := l.schedule.slots[f.id]
 		where := waiting
@@ -172,9 +173,15 @@ func (l *loop) found(list []found, asOf uint32) {
 			at.seen = l.looks
 			l.schedule.slots[f.id] = at
 		case !f.old && at.place == waiting: // still new
-		case at.place == working || at.place == parked && where != held || at.moved > asOf:
+		case at.place == working || at.place == parked && where != held && !person || at.moved > asOf:
 		case at.place != where || at.due != f.due:
 			l.schedule.put(f.id, f.due, where, at.tried || f.old)
+			if where == held || f.due > now {
+				l.arrived(f.id)
+			}
+		}
+		if person && f.old && where == waiting && f.due <= now && l.schedule.slots[f.id].place == waiting {
+			l.urged[f.id] = true
 		}
 	}
 }
@@ -185,11 +192,19 @@ func (l *loop) looked(asOf uint32, err error) {
 	if l.failed = err; err != nil {
 		l.Log.Problem("", err)
 	} else if l.ctx.Err() == nil {
+		var gone []key
 		for id, at := range l.schedule.slots {
 			if at.seen != l.looks && (at.place == waiting || at.place == held) && at.moved <= asOf {
-				l.schedule.forget(id)
+				gone = append(gone, id)
 			}
 		}
+		for _, id := range gone {
+			l.erase(id)
+			l.arrived(id)
+		}
+	}
+	if l.looks == 1 { // not beside the first look: they would be in each other's way on the disk
+		l.clean()
 	}
 	if l.again {
 		l.again = false
@@ -203,10 +218,19 @@ func (l *loop) notice(id key) {
 	switch {
 	case !known:
 		l.schedule.put(id, l.now(), waiting, false)
-	case at.place == working: // the state is read when it is claimed the next time
+	case at.place == working:
+		l.noted[id] = true
 	default:
 		asOf := l.schedule.moves
-		l.async(func() { l.readStates([]key{id}, asOf) }, func() {})
+		l.async(func() { l.readStates([]key{id}, asOf, true) }, func() {})
+	}
+}
+
+// notedMeanwhile reads what a person has changed about a message while it was worked on.
+func (l *loop) notedMeanwhile(id key) {
+	if l.noted[id] {
+		delete(l.noted, id)
+		l.notice(id)
 	}
 }
 

@@ -19,12 +19,14 @@ import (
 type mail struct {
 	id     key
 	msg    *queue.Message
-	policy *Policy   // for this attempt
-	jobs   []*job    // not done
-	tried  bool      // a result counts
-	saved  bool      // the state on disk is that of msg
-	next   time.Time // of the next attempt
+	policy *Policy // for this attempt
+	jobs   []*job  // not done
+	tried  bool    // a result counts
+	saved  bool    // the state on disk is that of msg
+	wait   time.Duration
+	next   time.Time // of the next attempt: wait after the last result
 	over   bool      // its lifetime ends with this attempt
+	saving bool      // a timer will record it
 }
 
 // saveAfter is how long deliveries stay unrecorded while other recipients of their message are still being tried.
@@ -89,7 +91,8 @@ func (m *mail) begin(now time.Time) {
 	st.Waited += min(max(0, since), 2*planned)
 	st.Last = now
 	m.over = st.Attempts > 0 && st.Waited > p.lifetime(m.msg)
-	m.next = now.Add(p.nextWait(st.Attempts + 1))
+	m.wait = p.nextWait(st.Attempts + 1)
+	m.next = now.Add(m.wait)
 }
 
 // lifetime is how long a message may stay in the queue.
@@ -129,8 +132,19 @@ func (l *loop) enlist(m *mail) {
 	}
 	s := l.senderOf(m)
 	first := l.laneOf(m.jobs[0])
-	several := slices.ContainsFunc(m.jobs, func(j *job) bool { return l.laneOf(j) != first })
-	if f := first.flowOf(s); !byLane && !several && first.closed <= l.now() && first.crowded(m.policy) && (len(f.jobs) > 0 || !first.alive) {
+	if l.urged[m.id] { // a person wants it tried: what is known of its destinations does not count
+		delete(l.urged, m.id)
+		for _, j := range m.jobs {
+			x := l.laneOf(j)
+			x.closed, x.next, x.fails = 0, 0, 0
+		}
+	}
+	if l.tired[m.id] {
+		delete(l.tired, m.id)
+		l.putOff(m)
+		return
+	}
+	if f := first.flowOf(s); !byLane && l.parks(m, first, f) {
 		l.park(m, &f.line)
 		return
 	}
@@ -147,6 +161,35 @@ func (l *loop) enlist(m *mail) {
 	for x := range touched {
 		l.offer(x)
 	}
+}
+
+// parks reports whether a message waits in its first lane's line: all its lanes have enough to do, and this sender, or whoever, has had a fair share.
+func (l *loop) parks(m *mail, first *lane, f *flow) bool {
+	several := false
+	for _, j := range m.jobs {
+		x := l.laneOf(j)
+		if x.closed > l.now() || !x.crowded(m.policy) {
+			return false
+		}
+		several = several || x != first
+	}
+	if several {
+		return l.claimed >= l.most/2
+	}
+	return len(f.jobs) > 0 || !first.alive || first.waiting+first.coming >= max(2*first.room(m.policy), l.most/8)
+}
+
+// putOff ends the attempt of a message that has been parked for too long, so that its life goes on and its sender hears of it.
+func (l *loop) putOff(m *mail) {
+	jobs := m.jobs
+	m.jobs = nil
+	for _, j := range jobs {
+		for _, i := range j.req.Rcpts {
+			l.note(m, i, transport.Result{Dest: j.req.Dests[0],
+				Err: status.Temporary(451, "4.4.5", "Not tried: its destination is busy with other mail", nil)})
+		}
+	}
+	l.finish(m)
 }
 
 func (l *loop) laneOf(j *job) *lane {
@@ -190,6 +233,7 @@ func isProgram(d destination.Destination) bool {
 // attempted notes what a job brought, and settles the message after its last one. No results: it was not tried.
 func (l *loop) attempted(j *job, results []transport.Result) {
 	m := j.mail
+	m.next = clock.Now().Add(m.wait)
 	for i, r := range results {
 		l.note(m, j.req.Rcpts[i], r)
 	}
@@ -202,10 +246,11 @@ func (l *loop) attempted(j *job, results []transport.Result) {
 		l.finish(m)
 		return
 	}
-	if !m.saved { // what is delivered must not be forgotten while a slow host keeps the message
+	if !m.saved && !m.saving { // what is delivered must not be forgotten while a slow host keeps the message
+		m.saving = true
 		time.AfterFunc(saveAfter, func() {
 			l.post(func() {
-				if len(m.jobs) > 0 && !m.saved {
+				if m.saving = false; len(m.jobs) > 0 && !m.saved {
 					m.saved = l.record(m, false)
 				}
 			})
@@ -217,7 +262,17 @@ func (l *loop) attempted(j *job, results []transport.Result) {
 // back as one that has only these recipients, and can be parked.
 func (l *loop) shelve(m *mail) {
 	scarce := l.claimed >= l.most/2 || m.jobs[0].flow.sender.jobs >= l.share()/4
-	if !scarce || !m.tried || slices.ContainsFunc(m.jobs, func(j *job) bool { return j.begun || !j.flow.lane.crowded(m.policy) }) {
+	left := 0
+	for _, j := range m.jobs {
+		left += len(j.req.Rcpts)
+	}
+	for _, o := range m.msg.State.Rcpts {
+		if o.Progress == queue.Waiting {
+			left--
+		}
+	}
+	if !scarce || !m.tried || left != 0 || // one that has failed for now would be tried again at once
+		slices.ContainsFunc(m.jobs, func(j *job) bool { return j.begun || !j.flow.lane.crowded(m.policy) }) {
 		return
 	}
 	jobs := m.jobs
@@ -231,7 +286,7 @@ func (l *loop) shelve(m *mail) {
 // note judges one attempt for one recipient, and logs it. When the runner is stopping, a failure for now is the runner's and does not count.
 func (l *loop) note(m *mail, i int, r transport.Result) {
 	e, o := m.msg.Envelope, &m.msg.State.Rcpts[i]
-	if r.Err != nil && r.Err.Temporary() && l.ctx.Err() != nil {
+	if r.Err != nil && r.Err.Temporary() && l.ctx.Err() != nil && !strings.HasSuffix(r.Err.Text, "it may arrive twice") {
 		return
 	}
 	m.tried, m.saved = true, false
@@ -289,6 +344,7 @@ func (l *loop) settled(m *mail, gone bool) {
 	}
 	l.release(m.id)
 	l.schedule.put(m.id, l.in(m.next.Sub(clock.Now())), waiting, true)
+	l.notedMeanwhile(m.id)
 }
 
 // record writes the state, and reports whether it could. While it cannot, the runner goes by what it remembers.

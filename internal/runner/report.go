@@ -99,6 +99,7 @@ func (l *loop) tell(m *mail, r *dsn.Report) (n news) {
 		l.Log.Dropped(m.msg.ID(), fmt.Sprintf("%s was sent too many reports for too long; %d recipients are not reported", r.To().Angle(), len(r.Rcpts)))
 		return news{told: true}
 	}
+	l.Log.Problem(m.msg.ID(), fmt.Errorf("the report to %s waits: too many were sent there in this hour", r.To().Angle()))
 	return news{waits: true}
 }
 

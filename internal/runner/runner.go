@@ -137,6 +137,9 @@ type loop struct {
 	schedule *schedule
 	kept     map[key]*queue.State // what could not be recorded: it counts instead of the state on disk
 	called   map[key]*line        // messages on the way back from a parking line
+	urged    map[key]bool         // messages that a person wants tried now
+	tired    map[key]bool         // messages that were parked for too long
+	noted    map[key]bool         // messages of which a person has changed something while they were worked on
 	lanes    map[string]*lane
 	senders  map[senderKey]*sender
 	rings    [2][]*sender // with jobs that may begin: of new mail, and of mail that was tried before
@@ -160,7 +163,8 @@ type loop struct {
 
 func newLoop(r *Runner, ctx context.Context, mode Mode) *loop {
 	l := &loop{Runner: r, ctx: ctx, programs: ctx, mode: mode, events: make(chan func(), 64), quit: make(chan struct{}), epoch: clock.Now(),
-		schedule: newSchedule(), kept: map[key]*queue.State{}, called: map[key]*line{}, lanes: map[string]*lane{}, senders: map[senderKey]*sender{},
+		schedule: newSchedule(), kept: map[key]*queue.State{}, called: map[key]*line{},
+		urged: map[key]bool{}, tired: map[key]bool{}, noted: map[key]bool{}, lanes: map[string]*lane{}, senders: map[senderKey]*sender{},
 		most: maxOpen, slowest: maxSlow}
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err == nil && limit.Cur < 4*maxOpen {
@@ -212,7 +216,6 @@ func (l *loop) listen(trigger *os.File) {
 }
 
 func (l *loop) run() {
-	l.clean()
 	l.look(true)
 	look, sweep := time.NewTicker(l.Wake), time.NewTicker(sweepEvery)
 	defer look.Stop()
@@ -320,14 +323,23 @@ func (l *loop) release(id key) {
 // forget ends the work on a message that is not in the queue any more.
 func (l *loop) forget(id key) {
 	l.release(id)
+	l.erase(id)
+}
+
+// erase drops all that is known of a message that is not worked on.
+func (l *loop) erase(id key) {
 	l.schedule.forget(id)
 	delete(l.kept, id)
+	delete(l.urged, id)
+	delete(l.tired, id)
+	delete(l.noted, id)
 }
 
 // later ends the work on a message for now.
 func (l *loop) later(id key, due int64) {
 	l.release(id)
 	l.schedule.put(id, due, waiting, l.schedule.slots[id].tried)
+	l.notedMeanwhile(id)
 }
 
 // NextWait is the wait before the attempt after attempts: first, doubled each time up to longest, and up to a tenth more by chance (0 <= chance < 1),

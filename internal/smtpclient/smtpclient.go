@@ -201,6 +201,9 @@ func (c *Client) startTLS() *status.Error {
 		return ours("4.7.4", "TLS is required, but the server does not offer it")
 	}
 	rep, s := c.command("STARTTLS", "STARTTLS")
+	if s != nil && s.Code != 421 { // a server that offers it and cannot: as a handshake that fails
+		s.Err = fmt.Errorf("%w: %w", ErrTLS, s.Err)
+	}
 	if s != nil {
 		return s
 	}
