@@ -29,6 +29,12 @@ lint: tools
 tools:
 	@test/tools
 
+# Root only. LAB: flags of test/crash/lab, as "-states 1000 -only xfs".
+LAB =
+crash: all
+	@test/tools mkfs.ext4=e2fsprogs mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs
+	$(GO) run ./test/crash/lab $(LAB)
+
 interop: all
 	test/interop/setup
 	test/interop/run

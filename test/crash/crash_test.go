@@ -4,6 +4,7 @@ package crash
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,20 +16,27 @@ import (
 	"time"
 
 	"github.com/postel-mail/postel/internal/durable"
+	"github.com/postel-mail/postel/test/crash/sink"
 )
 
-var bin string // where the programs are
+var bin, tools string // where the programs are, and those of these tests
 
 func TestMain(m *testing.M) { os.Exit(build(m)) }
 
+// build builds the programs, unless $POSTEL_BIN and $POSTEL_TOOLS have them.
 func build(m *testing.M) int {
-	var err error
-	if bin, err = os.MkdirTemp("", "postel-bin-"); err != nil {
+	bin, tools = os.Getenv("POSTEL_BIN"), os.Getenv("POSTEL_TOOLS")
+	if bin != "" && tools != "" {
+		return m.Run()
+	}
+	dir, err := os.MkdirTemp("", "postel-bin-")
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(bin)
-	c := exec.Command("go", "build", "-trimpath", "-o", bin, "../../cmd/...", "./filtered")
+	defer os.RemoveAll(dir)
+	bin, tools = dir, dir
+	c := exec.Command("go", "build", "-trimpath", "-o", dir, "../../cmd/...", "./filtered")
 	c.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := c.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
@@ -40,18 +48,27 @@ func build(m *testing.M) int {
 // body is long enough for several writes; its last line shows that the message is whole.
 var body = strings.Repeat("The quick brown fox jumps over the lazy dog, again and again.\n", 2500) + "the end\n"
 
-// host is a configured host in a folder of its own: alice, bob and carol get mail in example.org.
+// host is a configured host in a folder of its own: alice, bob and carol get mail in example.org, and example.net is behind a next hop.
 type host struct {
 	t   *testing.T
 	dir string
+	hop net.Listener
+
+	mu   sync.Mutex
+	sent map[string]int // to the next hop, by subject
 }
 
+// newHost makes one below $POSTEL_CRASH_DIR, or where temporary files are.
 func newHost(t *testing.T) *host {
-	dir, err := os.MkdirTemp("", "postel-crash-")
+	dir, err := os.MkdirTemp(os.Getenv("POSTEL_CRASH_DIR"), "postel-crash-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &host{t, dir}
+	h := &host{t: t, dir: dir, sent: map[string]int{}}
+	if h.hop, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	go (&sink.Sink{Took: h.take}).Serve(h.hop)
 	var users string
 	for _, user := range []string{"alice", "bob", "carol"} {
 		users += user + ":{PLAIN}x:::" + user + ":" + dir + "/" + user + "::\n"
@@ -72,11 +89,25 @@ key = "/nonexistent"
 [queue]
 processes = 1
 concurrency = 1
-`, h.spool(), dir+"/users", dir+"/aliases"))
+[routes]
+"example.net" = "smtp://%s"
+`, h.spool(), dir+"/users", dir+"/aliases", h.hop.Addr()))
 	return h
 }
 
+// take is the next hop.
+func (h *host) take(m *sink.Message) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.sent[m.Header("Subject")]++
+	if text := strings.ReplaceAll(string(m.Data), "\r\n", "\n"); !strings.HasSuffix(text, "\n\n"+body) {
+		h.t.Errorf("half a message for the next hop: %d octets", len(text))
+	}
+	return ""
+}
+
 func (h *host) close() {
+	h.hop.Close()
 	if h.t.Failed() {
 		h.t.Logf("kept: %s", h.dir)
 		return
@@ -184,11 +215,13 @@ type scenario struct {
 	faults  []fault
 	command func(h *host) command
 	check   func(h *host, o outcome, f fault)
-	// answered tells, in a trace without a fault, where the program answers for the message.
+	// answered tells, in a trace without a fault, where the program answers for a message.
 	answered func(event) bool
+	// later is a folder where what is answered for last may be on its way before.
+	later string
 }
 
-var submissionFaults = []fault{killFamily, failEIO, failENOSPC, failEMFILE, failEINTR, shortWrite}
+var submissionFaults = []fault{killFamily, failEIO, failENOSPC, failEDQUOT, failEMFILE, failEINTR, shortWrite}
 
 var scenarios = []scenario{
 	{
@@ -208,6 +241,9 @@ var scenarios = []scenario{
 			heard := strings.Contains(o.stdout, "250 2.0.0 Ok: queued as ")
 			if !f.kill && o.exit == 0 && !heard && !strings.Contains(o.stdout, "\n45") && !strings.Contains(o.stdout, "\n421") {
 				h.t.Errorf("neither accepted nor refused for now:\n%s", o.stdout)
+			}
+			if !f.kill && o.exit == 0 && durable.IsFull(f.errno) && !heard && !strings.Contains(o.stdout, "\n452 4.3.1 ") {
+				h.t.Errorf("a full disk is answered with:\n%s", o.stdout)
 			}
 			submitted(h, heard, f)
 		},
@@ -233,7 +269,7 @@ var scenarios = []scenario{
 	},
 	{
 		name: "qmgr", faults: []fault{killFamily, killOne, failEIO, failENOSPC, failEMFILE, shortWrite},
-		answered: func(e event) bool { return e.name == "unlinkat" && strings.Contains(e.path, "/queue/") && !e.failed },
+		answered: removed, later: "/alice/", // the report
 		command: func(h *host) command {
 			h.must(letter("first"), "sendmail", "-f", "alice@example.org", "bob@example.org", "carol@example.org", "nobody@example.org")
 			return h.command("", "qmgr", "--once")
@@ -255,6 +291,49 @@ var scenarios = []scenario{
 			h.settled(f.kill)
 		},
 	},
+	{
+		name: "relay", faults: []fault{killFamily, filesEIO, readEIO, shortWrite}, answered: removed,
+		command: func(h *host) command {
+			for _, subject := range relayed {
+				h.must(letter(subject), "sendmail", "-f", "alice@example.org", "dave@example.net")
+			}
+			c := h.command("", "qmgr", "--once")
+			c.sockets = true
+			return c
+		},
+		check: func(h *host, o outcome, f fault) {
+			h.must("", "mailq", "retry")
+			h.must("", "qmgr", "--once")
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			again := 0
+			for _, subject := range relayed {
+				if h.sent[subject] == 0 {
+					h.t.Errorf("%q did not come to the next hop", subject)
+				}
+				again += max(0, h.sent[subject]-1)
+			}
+			// A runner cannot know whether a message has come whose answer it has not seen, or could not note.
+			inFlight := 0
+			if f.kill || o.hit != nil && strings.HasPrefix(o.hit.path, "socket:") {
+				inFlight = 1
+			}
+			if again > inFlight {
+				h.t.Errorf("%d messages came twice, %d were in flight: %v", again, inFlight, h.sent)
+			}
+			if again > 0 {
+				resent.add()
+			}
+			h.settled(f.kill)
+		},
+	},
+}
+
+var relayed = []string{"first", "second", "third"}
+
+// removed tells where the runner is done with a message.
+func removed(e event) bool {
+	return e.name == "unlinkat" && strings.Contains(e.path, "/queue/") && !e.failed
 }
 
 func deliverCommand(h *host) command {
@@ -286,11 +365,13 @@ type counter struct {
 
 func (c *counter) add() { c.Lock(); c.n++; c.Unlock() }
 
-var points, repeated counter
+var points, repeated, resent counter
 
 // TestEveryCall lets each fault befall each call of each scenario in turn.
 func TestEveryCall(t *testing.T) {
-	t.Cleanup(func() { t.Logf("%d faults in all; %d reports were sent twice", points.n, repeated.n) })
+	t.Cleanup(func() {
+		t.Logf("%d faults in all; %d reports and %d messages to the next hop were sent twice", points.n, repeated.n, resent.n)
+	})
 	for _, s := range scenarios {
 		for _, f := range s.faults {
 			t.Run(s.name+"/"+f.name, func(t *testing.T) {
@@ -353,7 +434,6 @@ func TestTrace(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer dir.Close()
-			order, _ := durable.OrderOf(dir)
 			o, err := c.run(0, fault{})
 			if err != nil || o.exit != 0 {
 				t.Fatalf("exit status %d, %v: %s", o.exit, err, o.stderr)
@@ -362,8 +442,8 @@ func TestTrace(t *testing.T) {
 			if !slices.ContainsFunc(trace, s.answered) {
 				t.Fatalf("no answer in the trace:\n%v\n%s", trace, o.stderr)
 			}
-			for _, wrong := range unflushed(trace, h.spool(), order, s.answered) {
-				t.Errorf("%v: %s", order, wrong)
+			for _, wrong := range s.wrong(trace, h.spool(), dir) {
+				t.Error(wrong)
 			}
 			if t.Failed() {
 				for _, e := range trace {
@@ -372,4 +452,76 @@ func TestTrace(t *testing.T) {
 			}
 		})
 	}
+}
+
+// wrong says, for each answer in a trace, what had not been flushed by then.
+func (s scenario) wrong(trace []event, spool string, dir *durable.Dir) (all []string) {
+	order := orderOf(dir)
+	asked, _ := durable.OrderOf(dir)
+	last := 0
+	for i, e := range trace {
+		if s.answered(e) {
+			last = i
+		}
+	}
+	for i, e := range trace {
+		if !s.answered(e) {
+			continue
+		}
+		n := -1
+		this := func(event) bool { n++; return n == i }
+		for _, wrong := range unflushed(trace[:i+1], spool, order, this) {
+			if s.later != "" && i < last && strings.Contains(wrong, s.later) {
+				continue
+			}
+			if order != asked && strings.Contains(wrong, spool) && strings.HasSuffix(wrong, "got its name before it was flushed") {
+				continue // it learnt of the order from its first message, and flushed that in both
+			}
+			all = append(all, fmt.Sprintf("%v: at %v: %s", order, e, wrong))
+		}
+	}
+	return all
+}
+
+// orderOf is the order that a file system asks for, as far as it shows.
+func orderOf(dir *durable.Dir) durable.Order {
+	order, _ := durable.OrderOf(dir)
+	if durable.FastCommits(dir) {
+		return durable.FsyncRenameFsync
+	}
+	return order
+}
+
+// TestFlushes: a message that is accepted costs one flush where the file system lets it, and two where it does not.
+func TestFlushes(t *testing.T) {
+	h := newHost(t)
+	defer h.close()
+	h.must(letter("before"), "sendmail", "-f", "alice@example.org", "bob@example.org") // makes the spool
+	dir, err := durable.OpenDir(h.spool())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	want := map[durable.Order]int{durable.RenameFsync: 1, durable.FsyncRenameFsync: 2}[orderOf(dir)]
+	one := "MAIL FROM:<alice@example.org>\nRCPT TO:<bob@example.org>\nDATA\n" + letter("first") + ".\n"
+	dialog := h.write("dialog", strings.ReplaceAll("EHLO x\n"+strings.Repeat(one, 4)+"QUIT\n", "\n", "\r\n"))
+	o, err := h.command(dialog, "smtpd").run(0, fault{})
+	if err != nil || o.exit != 0 {
+		t.Fatalf("exit status %d, %v: %s", o.exit, err, o.stderr)
+	}
+	var flushes []int // before each answer
+	n, queued := 0, said("250 2.0.0 Ok: queued as ")
+	for _, e := range o.events {
+		switch {
+		case queued(e):
+			flushes = append(flushes, n)
+			n = 0
+		case e.name == "fsync" || e.name == "fdatasync" || e.name == "syncfs":
+			n++
+		}
+	}
+	if len(flushes) != 4 || slices.ContainsFunc(flushes[1:], func(n int) bool { return n != want }) { // by the second the server knows its file system
+		t.Errorf("flushes for each message: %v, want %d", flushes, want)
+	}
+	t.Logf("%v: flushes for each message %v", orderOf(dir), flushes)
 }

@@ -74,11 +74,15 @@ type fault struct {
 	all   bool          // with its whole family
 	errno syscall.Errno // the call is not made and gives this
 	short bool          // a write takes only half
+	files bool          // sockets are left alone
 }
 
 func (f fault) befalls(e event) bool {
-	if f.errno == unix.ENOSPC && e.name == "openat" {
+	if (f.errno == unix.ENOSPC || f.errno == unix.EDQUOT) && e.name == "openat" {
 		return e.creates
+	}
+	if f.files && strings.HasPrefix(e.path, "socket:[") {
+		return false
 	}
 	if f.at == nil {
 		return e.name != "close" // the descriptor would stay open
@@ -99,7 +103,10 @@ var (
 	killFamily = fault{name: "kill all", at: changing, kill: true, all: true}
 	killOne    = fault{name: "kill one", at: changing, kill: true}
 	failEIO    = fault{name: "EIO", errno: unix.EIO}
+	filesEIO   = fault{name: "EIO", errno: unix.EIO, files: true} // a client waits a while for the answer of a socket that it cannot write to
+	readEIO    = fault{name: "EIO of reads", errno: unix.EIO, at: []string{"read"}}
 	failENOSPC = fault{name: "ENOSPC", errno: unix.ENOSPC, at: []string{"openat", "write", "pwrite64", "fsync", "mkdirat", "mknodat", "linkat", "renameat2"}}
+	failEDQUOT = fault{name: "EDQUOT", errno: unix.EDQUOT, at: failENOSPC.at}
 	failEMFILE = fault{name: "EMFILE", errno: unix.EMFILE, at: []string{"openat"}}
 	failEINTR  = fault{name: "EINTR", errno: unix.EINTR, at: []string{"openat", "read", "write", "fsync", "flock"}}
 	shortWrite = fault{name: "short write", short: true, at: []string{"write", "pwrite64"}}
@@ -111,6 +118,8 @@ type command struct {
 	env   []string
 	stdin string   // file name
 	watch []string // folders
+	// sockets has what is read from sockets and written to them watched too, under a path of "socket:[NUMBER]".
+	sockets bool
 }
 
 // outcome is what a run came to.
@@ -178,7 +187,7 @@ func (t *tracer) run() error {
 	for nr := range known {
 		numbers = append(numbers, strconv.FormatUint(nr, 10))
 	}
-	args := append([]string{filepath.Join(bin, "filtered"), strings.Join(numbers, ",")}, t.args...)
+	args := append([]string{filepath.Join(tools, "filtered"), strings.Join(numbers, ",")}, t.args...)
 	p, err := os.StartProcess(args[0], args, &os.ProcAttr{Env: t.env, Files: files, Sys: &syscall.SysProcAttr{Ptrace: true}})
 	if err != nil {
 		return fmt.Errorf("cannot trace %s: %w: these tests need ptrace(2), which containers may forbid (docker run --cap-add SYS_PTRACE)", t.args[0], err)
@@ -352,6 +361,9 @@ func (t *tracer) describe(tid int, nr uint64, a [6]uint64) *event {
 		return &event{name: "say", path: t.memory(tid, a[1], int(min(a[2], 8<<10)))}
 	default:
 		e.path, _ = os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", tid, int32(a[call.fd])))
+	}
+	if t.sockets && strings.HasPrefix(e.path, "socket:[") {
+		return e
 	}
 	for _, dir := range t.watch {
 		if e.path == dir || strings.HasPrefix(e.path, dir+"/") {
