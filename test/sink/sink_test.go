@@ -176,12 +176,11 @@ func TestDialogs(t *testing.T) {
 			S: 250`, "a@x c@x"},
 		{"BDAT", "ext PIPELINING CHUNKING", `
 			S: 220
-			C: EHLO c~MAIL FROM:<>~RCPT TO:<a@x>~BDAT 6~.~y~BDAT 2 LAST
+			C: EHLO c~MAIL FROM:<>~RCPT TO:<a@x>~BDAT 6~.~y~BDAT 2 LAST~
 			S: 250
 			S: 250
 			S: 250
 			S: 250
-			C: 
 			S: 250 2.0.0`, "a@x"},
 		{"parameters", "ext PIPELINING SIZE_100", `
 			S: 220
