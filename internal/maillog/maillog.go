@@ -190,7 +190,7 @@ func outcome(s *status.Error) []field {
 }
 
 func cause(s *status.Error) string {
-	if s.Err == nil || strings.HasSuffix(s.Err.Error(), s.Text) { // it says no more
+	if s.Err == nil {
 		return ""
 	}
 	return s.Err.Error()

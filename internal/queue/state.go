@@ -113,7 +113,7 @@ func (s *State) appendText(b []byte) []byte {
 		}
 		if r.Last != nil {
 			code, enhanced, text = r.Last.Code, r.Last.Enhanced, status.Clean(r.Last.Text)
-			if r.Last.Err != nil && !strings.HasSuffix(r.Last.Err.Error(), r.Last.Text) { // mailq and a bounce say why; the peer's text alone may not
+			if r.Last.Err != nil { // mailq and a bounce say why; the peer's text alone may not
 				text = status.Clean(r.Last.Text + " (" + r.Last.Err.Error() + ")")
 			}
 		}

@@ -84,7 +84,7 @@ func (t *transaction) checkAddresses() {
 }
 
 func permanent(code int, enhanced, text string) *status.Error {
-	return status.Permanent(code, enhanced, text, errors.New("smtpclient: "+text))
+	return status.Permanent(code, enhanced, text, nil)
 }
 
 // wire writes an address for this transaction: with A-labels unless it has SMTPUTF8. ok is false when it cannot stand in a command.

@@ -316,7 +316,7 @@ func (c *Client) lost(doing string, err error) *status.Error {
 
 // ours is a failure that this side finds; the session cannot go on.
 func ours(enhanced, text string) *status.Error {
-	return status.Temporary(451, enhanced, text, errors.New("smtpclient: "+text))
+	return status.Temporary(451, enhanced, text, nil)
 }
 
 // refused is a refusal of the session. However permanent the server means it, nothing was said about the mail: it may go another way, or

@@ -157,11 +157,10 @@ func (w *attempt) unknown(name string, s *status.Error) *status.Error {
 // domain; a route that says so is this host's mistake, which somebody will mend.
 func (w *attempt) loop() *status.Error {
 	text := "Mail for " + cmp.Or(w.r.Domain, w.d.String()) + " loops back to this host"
-	cause := errors.New("transport: " + text)
 	if w.d.Kind == destination.MX {
-		return status.Permanent(554, "5.4.6", text, cause)
+		return status.Permanent(554, "5.4.6", text, nil)
 	}
-	return status.Temporary(451, "4.4.6", text, fmt.Errorf("%w; the route is %s", cause, w.d))
+	return status.Temporary(451, "4.4.6", text, fmt.Errorf("transport: the route is %s", w.d))
 }
 
 // visit connects to one address and hands over what it can, over several sessions where the server takes only so much in one. It

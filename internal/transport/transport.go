@@ -12,7 +12,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -182,8 +181,8 @@ func original(r envelope.Recipient) address.Path {
 
 // ours is a failure found on this side, temporary. cause says for the log what text does not.
 func ours(enhanced, text string, cause error) *status.Error {
-	if cause == nil {
-		cause = errors.New(text)
+	if cause != nil {
+		cause = fmt.Errorf("transport: %w", cause)
 	}
-	return status.Temporary(451, enhanced, text, fmt.Errorf("transport: %w", cause))
+	return status.Temporary(451, enhanced, text, cause)
 }
