@@ -286,7 +286,7 @@ func (l *loop) shelve(m *mail) {
 // note judges one attempt for one recipient, and logs it. When the runner is stopping, a failure for now is the runner's and does not count.
 func (l *loop) note(m *mail, i int, r transport.Result) {
 	e, o := m.msg.Envelope, &m.msg.State.Rcpts[i]
-	if r.Err != nil && r.Err.Temporary() && l.ctx.Err() != nil && !strings.HasSuffix(r.Err.Text, "it may arrive twice") {
+	if r.Err != nil && r.Err.Temporary() && l.ctx.Err() != nil && !r.Twice {
 		return
 	}
 	m.tried, m.saved = true, false

@@ -605,6 +605,28 @@ func TestStopKeepsState(t *testing.T) {
 	}
 }
 
+// TestStopTellsOfDoubt: what a server may have taken when the runner stopped is logged and recorded, though it failed for now.
+func TestStopTellsOfDoubt(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	g := newRig(t, nil)
+	g.Attempt = func(_ context.Context, r transport.Request) []transport.Result {
+		cancel()
+		return []transport.Result{{Dest: r.Dests[0], Err: noHost, Reached: true, Twice: true}}
+	}
+	id := g.put(t, "a@north.example", to("b@south.example"))
+	if err := g.Run(ctx, Stay); err != nil {
+		t.Fatal(err)
+	}
+	m, err := g.Spool.Peek(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if m.State.Attempts != 1 || m.State.Rcpts[0].Last == nil || !strings.Contains(g.log.String(), "event=deferred id="+id) {
+		t.Errorf("%+v\n%s", m.State, g.log.String())
+	}
+}
+
 func TestRoutes(t *testing.T) {
 	d := func(list ...string) (dests []destination.Destination) {
 		for _, s := range list {

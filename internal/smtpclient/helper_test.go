@@ -106,7 +106,7 @@ func open(t *testing.T, conn net.Conn, o Options) *Client {
 }
 
 // summary is an outcome in short: "250 ok" or "550 5.1.1 no such user", then "(ours)" where it was not the server's word and
-// "(unsent)".
+// "(unsent)". It shows where Twice is not what the text says.
 func summary(o Outcome) string {
 	s := fmt.Sprintf("%d %s", o.Code, o.Text)
 	if o.Err != nil {
@@ -117,6 +117,9 @@ func summary(o Outcome) string {
 	}
 	if o.Unsent {
 		s += " (unsent)"
+	}
+	if o.Twice != strings.Contains(s, "may arrive twice") {
+		s += fmt.Sprintf(" (Twice is %v)", o.Twice)
 	}
 	return s
 }

@@ -27,6 +27,8 @@ type Outcome struct {
 	Text string        // of that reply when it was a yes, one clean line
 	// Unsent says that the session broke before any of the message was sent: another session may be tried at once.
 	Unsent bool
+	// Twice says that the server may have taken the message, since its answer to the end of it did not come. Err says so too.
+	Twice bool
 }
 
 // Fit is how many of the recipients, from the first, the server takes in one transaction (RFC 9422). It is at least 1.
@@ -62,8 +64,7 @@ type Mail struct {
 // included. Whether the session can go on afterwards says Usable.
 //
 // When ctx ends the connection is closed and the message counts as not sent, except once the end of the message is on its way: then the
-// server may have taken it already, and its answer is awaited for up to 30 seconds more. An outcome whose text ends with "it may arrive twice" is
-// one where that answer did not come.
+// server may have taken it already, and its answer is awaited for up to 30 seconds more.
 //
 // What the server cannot take fails for good without asking it: a message over its SIZE (552 5.3.4), an address or header that needs SMTPUTF8
 // (5.6.7, 5.6.9), and what package recode cannot convert, where there is no 8BITMIME or BINARYMIME (554 5.6.3): RFC 6152 3 forbids to send
@@ -95,6 +96,7 @@ type transaction struct {
 	bdat     bool     // the message goes by BDAT,
 	flight   bool     // and at once with the envelope
 	unsaid   bool     // of a flight, the end could not be written
+	doubt    bool     // who is not decided may have the message
 	asked    []int    // indexes of the recipients that got a RCPT
 	accepted []int    // those to which the server said yes
 	yes      int      // RCPTs that got 2xx, after a refused MAIL too
@@ -155,6 +157,7 @@ func unreadable(err error) *status.Error {
 func (t *transaction) twice(s *status.Error) *status.Error {
 	if !t.unsaid {
 		s.Text += "; it may arrive twice"
+		t.doubt = true
 	}
 	return s
 }
@@ -171,7 +174,7 @@ func (t *transaction) choose() {
 func (t *transaction) fail(s *status.Error, code int, unsent bool) {
 	for i := range t.out {
 		if !t.decided[i] {
-			t.decide(i, Outcome{Err: s, Code: code, Unsent: unsent})
+			t.decide(i, Outcome{Err: s, Code: code, Unsent: unsent, Twice: t.doubt})
 		}
 	}
 }

@@ -239,7 +239,7 @@ func (w *attempt) transaction(ctx context.Context, s *session) (taken bool, else
 	var left []int
 	for i, o := range s.Send(ctx, smtpclient.Mail{Envelope: m.Envelope, Rcpts: rcpts[:size], Body: m.Body(), Again: m.State.Attempts > 0}) {
 		n := w.todo[i]
-		w.results[n] = Result{Dest: w.d, Err: o.Err, Code: o.Code, Text: o.Text, Relay: s.relay, Remote: o.Code != 0, Reached: true, DSN: s.DSN()}
+		w.results[n] = Result{Dest: w.d, Err: o.Err, Code: o.Code, Text: o.Text, Relay: s.relay, Remote: o.Code != 0, Reached: true, DSN: s.DSN(), Twice: o.Twice}
 		taken = taken || o.Err == nil
 		w.reached = w.reached || o.Code != 0
 		switch {

@@ -84,6 +84,7 @@ type Result struct {
 	Remote  bool                    // Code and text are a server's own words
 	Reached bool                    // a session was open: whatever became of it, the destination lives
 	DSN     bool                    // the server keeps the requests of RFC 3461 from here on; without it a SUCCESS report says "relayed"
+	Twice   bool                    // the server may have taken the message although Err is not nil: its answer did not come
 }
 
 // Attempt tries to bring the message to the destination. It gives a result for each of r.Rcpts, in their order. When ctx ends the
