@@ -29,7 +29,7 @@ type lane struct {
 	ready   int     // flows that are
 	waiting int     // jobs in flows
 	parked  int     // messages in the lines of its flows
-	turn    []*flow // with parked messages, in turn
+	turn    []*line // of its flows, with parked messages, in turn
 	coming  int     // messages called back that are not here yet
 	active  int     // jobs that run
 
@@ -66,12 +66,10 @@ type sender struct {
 
 // flow is what one sender has for one lane.
 type flow struct {
-	lane   *lane
-	sender *sender
-	jobs   []*job
-	ready  bool // among sender.ready
-	idle   bool // among lane.idle
 	line
+	jobs  []*job
+	ready bool // among sender.ready
+	idle  bool // among lane.idle
 }
 
 // line is a parking line: messages that wait unclaimed, in order.
@@ -84,7 +82,8 @@ type line struct {
 
 type job struct {
 	mail    *mail
-	flow    *flow
+	lane    *lane
+	flow    *flow // of the lane, once the job is in it
 	req     transport.Request
 	since   int64 // when it began to wait
 	begun   bool
@@ -115,7 +114,7 @@ func (l *loop) senderOf(m *mail) *sender {
 func (x *lane) flowOf(s *sender) *flow {
 	f := x.flows[s]
 	if f == nil {
-		f = &flow{lane: x, sender: s, line: line{lane: x, sender: s}}
+		f = &flow{line: line{lane: x, sender: s}}
 		x.flows[s] = f
 	}
 	return f
@@ -127,7 +126,12 @@ func (l *loop) add(f *flow, j *job) {
 	f.jobs = append(f.jobs, j)
 	f.lane.waiting++
 	f.sender.jobs++
-	if !f.ready && !f.idle {
+	f.rest()
+}
+
+// rest puts a flow with jobs behind the idle ones of its lane, unless it has a place there or among its sender's ready ones.
+func (f *flow) rest() {
+	if len(f.jobs) > 0 && !f.ready && !f.idle {
 		f.idle = true
 		f.lane.idle = append(f.lane.idle, f)
 	}
@@ -247,10 +251,7 @@ func (x *lane) pop(f *flow) *job {
 	f.jobs = f.jobs[1:]
 	x.waiting--
 	f.sender.jobs--
-	if len(f.jobs) > 0 && !f.idle && !f.ready {
-		f.idle = true
-		x.idle = append(x.idle, f)
-	}
+	f.rest()
 	return j
 }
 
@@ -271,17 +272,11 @@ func (l *loop) pick() *job {
 			x := f.lane
 			f.ready = false
 			x.ready--
-			if len(f.jobs) == 0 { // it has been dropped
-				l.offer(x)
-				continue
+			if len(f.jobs) > 0 && x.alive && x.closed <= now && x.next <= now && x.active < x.room(l.Policy()) {
+				return x.pop(f)
 			}
-			if !x.alive || x.closed > now || x.next > now || x.active >= x.room(l.Policy()) { // something has happened since it was made ready
-				f.idle = true
-				x.idle = append(x.idle, f)
-				l.offer(x)
-				continue
-			}
-			return x.pop(f)
+			f.rest() // something has happened since it was made ready
+			l.offer(x)
 		}
 	}
 	return nil
@@ -308,14 +303,13 @@ func (l *loop) dispatch() {
 		if j == nil {
 			return
 		}
-		x := j.flow.lane
 		l.launch(j)
-		l.offer(x)
+		l.offer(j.lane)
 	}
 }
 
 func (l *loop) launch(j *job) {
-	x := j.flow.lane
+	x := j.lane
 	x.active++
 	x.used = l.now()
 	if x.pace > 0 {
@@ -337,13 +331,12 @@ func (l *loop) launch(j *job) {
 	l.async(func() {
 		results := l.Attempt(ctx, j.req)
 		l.post(func() { l.ended(j, results) })
-	}, func() {
-		results := make([]transport.Result, len(j.req.Rcpts))
-		for i := range results {
-			results[i] = transport.Result{Dest: j.req.Dests[0], Err: status.Temporary(451, "4.3.0", "Internal software error", nil)}
-		}
-		l.ended(j, results)
-	})
+	}, func() { l.ended(j, j.same(status.Temporary(451, "4.3.0", "Internal software error", nil))) })
+}
+
+// same is one failure for all recipients of a job.
+func (j *job) same(s *status.Error) []transport.Result {
+	return slices.Repeat([]transport.Result{{Dest: j.req.Dests[0], Err: s}}, len(j.req.Rcpts))
 }
 
 // slowed gives the place of a job that waits for its destination to others.
@@ -361,7 +354,7 @@ func (l *loop) slowed(j *job) {
 }
 
 func (l *loop) ended(j *job, results []transport.Result) {
-	x := j.flow.lane
+	x := j.lane
 	x.active--
 	x.used = l.now()
 	if j.patient != nil {
@@ -436,26 +429,22 @@ func (l *loop) judge(x *lane, results []transport.Result) {
 
 // answer ends a job for a closed lane.
 func (l *loop) answer(j *job) {
-	results := make([]transport.Result, len(j.req.Rcpts))
-	why := *j.flow.lane.why
+	why := *j.lane.why
 	why.Text = "Not tried again so soon: " + why.Text
-	for i := range results {
-		results[i] = transport.Result{Dest: j.req.Dests[0], Err: &why}
-	}
-	l.attempted(j, results)
+	l.attempted(j, j.same(&why))
 }
 
 // park keeps a message unclaimed until its line is called.
 func (l *loop) park(m *mail, at *line) {
 	m.msg.Close()
-	due, tried := l.schedule.slots[m.id].due, l.schedule.slots[m.id].tried
+	slot := l.schedule.slots[m.id]
 	l.release(m.id)
-	l.schedule.put(m.id, due, parked, tried)
+	l.schedule.put(m.id, slot.due, parked, slot.tried)
 	at.parked = append(at.parked, m.id)
 	if x := at.lane; x != nil {
 		x.parked++
-		if f := x.flows[at.sender]; len(at.parked) == 1 {
-			x.turn = append(x.turn, f)
+		if len(at.parked) == 1 {
+			x.turn = append(x.turn, at)
 		}
 	}
 }
@@ -463,11 +452,11 @@ func (l *loop) park(m *mail, at *line) {
 // callBack brings parked messages of a lane back when it will soon have nothing to do, those of its senders in turn.
 func (l *loop) callBack(x *lane) {
 	for x.parked > 0 && !x.crowded(l.Policy()) && l.ctx.Err() == nil {
-		f := x.turn[0]
+		at := x.turn[0]
 		x.turn = x.turn[1:]
-		l.call(&f.line)
-		if x.parked--; len(f.parked) > 0 {
-			x.turn = append(x.turn, f)
+		l.call(at)
+		if x.parked--; len(at.parked) > 0 {
+			x.turn = append(x.turn, at)
 		}
 	}
 }
@@ -520,17 +509,17 @@ func (l *loop) relieve(at *line) {
 	}
 	longest := int64(l.Policy().Longest)
 	for len(at.parked) > 0 {
-		slot, known := l.schedule.slots[at.parked[0]]
-		if known && slot.place == parked && l.now()-slot.due < longest {
-			return
-		}
-		if known && slot.place == parked {
-			l.tired[at.parked[0]] = true
+		id := at.parked[0]
+		if slot, known := l.schedule.slots[id]; known && slot.place == parked {
+			if l.now()-slot.due < longest {
+				return
+			}
+			l.tired[id] = true
 		}
 		at.lane.parked--
 		l.call(at)
 	}
-	at.lane.turn = slices.DeleteFunc(at.lane.turn, func(f *flow) bool { return &f.line == at })
+	at.lane.turn = slices.DeleteFunc(at.lane.turn, func(other *line) bool { return other == at })
 }
 
 // dropWaiting ends the jobs that have not begun, when the runner stops: their recipients stay as they are.

@@ -184,7 +184,7 @@ func TestSlowJobs(t *testing.T) {
 	g := newRig(t, nil)
 	l := newLoop(g.Runner, t.Context(), Stay)
 	l.slowest, l.running = 1, 2
-	f := &flow{sender: &sender{}}
+	f := &flow{line: line{sender: &sender{}}}
 	a := &job{begun: true, flow: f}
 	b := &job{begun: true, flow: f, patient: time.NewTimer(time.Hour)}
 	defer b.patient.Stop()
@@ -563,7 +563,7 @@ func TestCalledAndGone(t *testing.T) {
 		f.parked = append(f.parked, id)
 		x.parked++
 	}
-	x.turn = append(x.turn, f)
+	x.turn = append(x.turn, &f.line)
 	l.offer(x)
 	if l.called[ids[0]] == nil {
 		t.Fatal("the first was not called")

@@ -105,15 +105,6 @@ func (l *loop) readSpool(all bool, asOf uint32) error {
 	return nil
 }
 
-func compare(a, b key) int {
-	if (item{id: a}).before(item{id: b}) {
-		return -1
-	} else if a == b {
-		return 0
-	}
-	return 1
-}
-
 // wanted says which of the messages seen in the queue the loop wants to know more of: all, or those that are new to it.
 func (l *loop) wanted(names []key, all bool) []key {
 	answer := make(chan []key, 1)

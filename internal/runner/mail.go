@@ -125,18 +125,16 @@ func (l *loop) enlist(m *mail) {
 	at := l.called[m.id]
 	byLane, bySender := at != nil && at.lane != nil, at != nil && at.lane == nil
 	l.arrived(m.id)
-	m.jobs = split(m)
+	m.jobs = l.split(m)
 	if len(m.jobs) == 0 { // all are settled; a report or the removal is still to be done
 		l.finish(m)
 		return
 	}
 	s := l.senderOf(m)
-	first := l.laneOf(m.jobs[0])
 	if l.urged[m.id] { // a person wants it tried: what is known of its destinations does not count
 		delete(l.urged, m.id)
 		for _, j := range m.jobs {
-			x := l.laneOf(j)
-			x.closed, x.next, x.fails = 0, 0, 0
+			j.lane.closed, j.lane.next, j.lane.fails = 0, 0, 0
 		}
 	}
 	if l.tired[m.id] {
@@ -144,7 +142,7 @@ func (l *loop) enlist(m *mail) {
 		l.putOff(m)
 		return
 	}
-	if f := first.flowOf(s); !byLane && l.parks(m, first, f) {
+	if f := m.jobs[0].lane.flowOf(s); !byLane && l.parks(m, f) {
 		l.park(m, &f.line)
 		return
 	}
@@ -154,24 +152,22 @@ func (l *loop) enlist(m *mail) {
 	}
 	touched := map[*lane]bool{}
 	for _, j := range m.jobs {
-		x := l.laneOf(j)
-		l.add(x.flowOf(s), j)
-		touched[x] = true
+		l.add(j.lane.flowOf(s), j)
+		touched[j.lane] = true
 	}
 	for x := range touched {
 		l.offer(x)
 	}
 }
 
-// parks reports whether a message waits in its first lane's line: all its lanes have enough to do, and this sender, or whoever, has had a fair share.
-func (l *loop) parks(m *mail, first *lane, f *flow) bool {
-	several := false
+// parks reports whether a message waits in the line of its first flow: all its lanes have enough to do, and this sender, or whoever, has had a fair share.
+func (l *loop) parks(m *mail, f *flow) bool {
+	first, several := f.lane, false
 	for _, j := range m.jobs {
-		x := l.laneOf(j)
-		if x.closed > l.now() || !x.crowded(m.policy) {
+		if j.lane.closed > l.now() || !j.lane.crowded(m.policy) {
 			return false
 		}
-		several = several || x != first
+		several = several || j.lane != first
 	}
 	if several {
 		return l.claimed >= l.most/2
@@ -184,21 +180,16 @@ func (l *loop) putOff(m *mail) {
 	jobs := m.jobs
 	m.jobs = nil
 	for _, j := range jobs {
-		for _, i := range j.req.Rcpts {
-			l.note(m, i, transport.Result{Dest: j.req.Dests[0],
-				Err: status.Temporary(451, "4.4.5", "Not tried: its destination is busy with other mail", nil)})
+		for i, r := range j.same(status.Temporary(451, "4.4.5", "Not tried: its destination is busy with other mail", nil)) {
+			l.note(m, j.req.Rcpts[i], r)
 		}
 	}
 	l.finish(m)
 }
 
-func (l *loop) laneOf(j *job) *lane {
-	return l.laneNamed(laneOf(j.req.Dests, j.req.Domain), isProgram(j.req.Dests[0]))
-}
-
 // split groups the recipients that wait by lane, in the order of the envelope.
-func split(mail *mail) []*job {
-	byLane := map[string]*job{}
+func (l *loop) split(mail *mail) []*job {
+	byLane := map[*lane]*job{}
 	var jobs []*job
 	for i, rcpt := range mail.msg.Envelope.Rcpts {
 		if mail.msg.State.Rcpts[i].Progress != queue.Waiting {
@@ -206,11 +197,11 @@ func split(mail *mail) []*job {
 		}
 		dests, _ := mail.policy.Routes.For(rcpt.To)
 		domain := rcpt.To.ASCII().Domain
-		name := laneOf(dests, domain)
-		j := byLane[name]
+		x := l.laneNamed(laneOf(dests, domain), isProgram(dests[0]))
+		j := byLane[x]
 		if j == nil || len(j.req.Rcpts) >= perJob(dests[0]) {
-			j = &job{mail: mail, req: transport.Request{Message: mail.msg, Dests: dests, Domain: domain}}
-			byLane[name] = j
+			j = &job{mail: mail, lane: x, req: transport.Request{Message: mail.msg, Dests: dests, Domain: domain}}
+			byLane[x] = j
 			jobs = append(jobs, j)
 		}
 		j.req.Rcpts = append(j.req.Rcpts, i)
@@ -272,14 +263,14 @@ func (l *loop) shelve(m *mail) {
 		}
 	}
 	if !scarce || !m.tried || left != 0 || // one that has failed for now would be tried again at once
-		slices.ContainsFunc(m.jobs, func(j *job) bool { return j.begun || !j.flow.lane.crowded(m.policy) }) {
+		slices.ContainsFunc(m.jobs, func(j *job) bool { return j.begun || !j.lane.crowded(m.policy) }) {
 		return
 	}
 	jobs := m.jobs
 	m.jobs, m.next = nil, clock.Now()
 	for _, j := range jobs {
 		l.drop(j)
-		l.offer(j.flow.lane)
+		l.offer(j.lane)
 	}
 }
 

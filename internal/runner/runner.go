@@ -286,14 +286,12 @@ func (l *loop) claim(now int64) {
 	for l.claimed-l.slow < l.most && l.claimed < l.most+l.slowest {
 		l.claims = 1 - l.claims
 		heap := l.claims
-		id, due := l.schedule.top(heap)
-		if due > now || heap == 1 && l.retrying-l.slow >= l.most/2 {
-			heap = 1 - heap
-			id, due = l.schedule.top(heap)
-			if due > now || heap == 1 && l.retrying-l.slow >= l.most/2 {
+		if !l.claimable(heap, now) {
+			if heap = 1 - heap; !l.claimable(heap, now) {
 				return
 			}
 		}
+		id, due := l.schedule.top(heap)
 		l.schedule.due[heap].pop()
 		tried := heap == 1
 		l.schedule.put(id, due, working, tried)
@@ -306,6 +304,12 @@ func (l *loop) claim(now int64) {
 			l.post(func() { l.opened(id, m, err) })
 		}, func() { l.later(id, l.in(l.Policy().Longest)) })
 	}
+}
+
+// claimable reports whether the first message of a heap may be opened now.
+func (l *loop) claimable(heap int, now int64) bool {
+	_, due := l.schedule.top(heap)
+	return due <= now && (heap == heapOf(false) || l.retrying-l.slow < l.most/2)
 }
 
 // in is the time on the runner's clock after a wait.

@@ -17,6 +17,9 @@ func keyOf(id string) (k key) {
 
 func (k key) String() string { return string(k[:]) }
 
+// compare orders ids by arrival.
+func compare(a, b key) int { return bytes.Compare(a[:], b[:]) }
+
 // place is where a message is.
 type place uint8
 
@@ -119,7 +122,7 @@ type item struct {
 }
 
 func (i item) before(j item) bool {
-	return i.due < j.due || i.due == j.due && bytes.Compare(i.id[:], j.id[:]) < 0
+	return i.due < j.due || i.due == j.due && compare(i.id, j.id) < 0
 }
 
 // dueHeap is a binary heap by due time, then by arrival. container/heap would allocate for each item.
