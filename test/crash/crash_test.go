@@ -4,7 +4,6 @@ package crash
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,7 +15,7 @@ import (
 	"time"
 
 	"github.com/postel-mail/postel/internal/durable"
-	"github.com/postel-mail/postel/test/crash/sink"
+	"github.com/postel-mail/postel/test/sink"
 )
 
 var bin, tools string // where the programs are, and those of these tests
@@ -52,10 +51,7 @@ var body = strings.Repeat("The quick brown fox jumps over the lazy dog, again an
 type host struct {
 	t   *testing.T
 	dir string
-	hop net.Listener
-
-	mu   sync.Mutex
-	sent map[string]int // to the next hop, by subject
+	hop *sink.Sink
 }
 
 // newHost makes one below $POSTEL_CRASH_DIR, or where temporary files are.
@@ -64,11 +60,12 @@ func newHost(t *testing.T) *host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &host{t: t, dir: dir, sent: map[string]int{}}
-	if h.hop, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+	h := &host{t: t, dir: dir, hop: sink.New()}
+	h.hop.Keep = true
+	next, err := h.hop.Listen("127.0.0.1:0", "")
+	if err != nil {
 		t.Fatal(err)
 	}
-	go (&sink.Sink{Took: h.take}).Serve(h.hop)
 	var users string
 	for _, user := range []string{"alice", "bob", "carol"} {
 		users += user + ":{PLAIN}x:::" + user + ":" + dir + "/" + user + "::\n"
@@ -91,19 +88,20 @@ processes = 1
 concurrency = 1
 [routes]
 "example.net" = "smtp://%s"
-`, h.spool(), dir+"/users", dir+"/aliases", h.hop.Addr()))
+`, h.spool(), dir+"/users", dir+"/aliases", next))
 	return h
 }
 
-// take is the next hop.
-func (h *host) take(m *sink.Message) string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.sent[m.Header("Subject")]++
-	if text := strings.ReplaceAll(string(m.Data), "\r\n", "\n"); !strings.HasSuffix(text, "\n\n"+body) {
-		h.t.Errorf("half a message for the next hop: %d octets", len(text))
+// sent counts the messages that the next hop has taken by their recipients, and asks that each is whole.
+func (h *host) sent() map[string]int {
+	times := map[string]int{}
+	for _, m := range h.hop.Messages() {
+		times[m.To[0]]++
+		if text := strings.ReplaceAll(m.Text, "\r\n", "\n"); !strings.HasSuffix(text, "\n\n"+body) {
+			h.t.Errorf("half a message for the next hop: %d octets", len(text))
+		}
 	}
-	return ""
+	return times
 }
 
 func (h *host) close() {
@@ -294,8 +292,8 @@ var scenarios = []scenario{
 	{
 		name: "relay", faults: []fault{killFamily, filesEIO, readEIO, shortWrite}, answered: removed,
 		command: func(h *host) command {
-			for _, subject := range relayed {
-				h.must(letter(subject), "sendmail", "-f", "alice@example.org", "dave@example.net")
+			for _, to := range relayed {
+				h.must(letter("first"), "sendmail", "-f", "alice@example.org", to)
 			}
 			c := h.command("", "qmgr", "--once")
 			c.sockets = true
@@ -304,14 +302,12 @@ var scenarios = []scenario{
 		check: func(h *host, o outcome, f fault) {
 			h.must("", "mailq", "retry")
 			h.must("", "qmgr", "--once")
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			again := 0
-			for _, subject := range relayed {
-				if h.sent[subject] == 0 {
-					h.t.Errorf("%q did not come to the next hop", subject)
+			again, sent := 0, h.sent()
+			for _, to := range relayed {
+				if sent[to] == 0 {
+					h.t.Errorf("nothing has come for %s", to)
 				}
-				again += max(0, h.sent[subject]-1)
+				again += max(0, sent[to]-1)
 			}
 			// A runner cannot know whether a message has come whose answer it has not seen, or could not note.
 			inFlight := 0
@@ -319,7 +315,7 @@ var scenarios = []scenario{
 				inFlight = 1
 			}
 			if again > inFlight {
-				h.t.Errorf("%d messages came twice, %d were in flight: %v", again, inFlight, h.sent)
+				h.t.Errorf("%d messages came twice, %d were in flight: %v", again, inFlight, sent)
 			}
 			if again > 0 {
 				resent.add()
@@ -329,7 +325,7 @@ var scenarios = []scenario{
 	},
 }
 
-var relayed = []string{"first", "second", "third"}
+var relayed = []string{"dave@example.net", "erin@example.net", "frank@example.net"}
 
 // removed tells where the runner is done with a message.
 func removed(e event) bool {

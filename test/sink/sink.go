@@ -20,7 +20,7 @@ import (
 // Sink is what any number of listeners share: the record, and the rules' memory. The exported fields are set before the first Listen.
 type Sink struct {
 	Keep bool                // keep the messages' octets in the record
-	Took func(Message)       // is called with each message; may be nil
+	Took func(Message)       // is called with each message, before the client is told that it was taken; may be nil
 	tls  func() *tls.Config  // makes a certificate once, when the first listener needs one
 	mu   sync.Mutex          // guards what follows
 	news chan struct{}       // closed when a step is reached; nil: nobody waits

@@ -1,17 +1,16 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"strings"
-	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/postel-mail/postel/internal/clock"
-	"github.com/postel-mail/postel/test/crash/sink"
+	"github.com/postel-mail/postel/test/sink"
 )
 
 // shortage is a disk that is too small.
@@ -48,27 +47,14 @@ func (m *machine) full(*plan) error {
 
 // fill sends letters until one is refused, then lets the runner empty the queue, whose next hop says "later" to each letter once.
 func (m *machine) fill(s shortage) (taken int, err error) {
-	var mu sync.Mutex
-	asked, got := map[string]int{}, map[letter]int{}
-	done := make(chan letter, 1000)
-	hop, err := listen(&sink.Sink{Took: func(message *sink.Message) string {
-		mu.Lock()
-		defer mu.Unlock()
-		l, whole := identify(message.Data)
-		if asked[string(l)]++; asked[string(l)] == 1 {
-			return "450 4.2.0 Later"
-		}
-		if got[l]++; !whole {
-			got["half a message"]++
-		}
-		done <- l
-		return ""
-	}})
+	hop := sink.New()
+	hop.Keep = true
+	defer hop.Close()
+	next, err := hop.Listen("127.0.0.1:0", "rcpt first=1 450 4.2.0 Later")
 	if err != nil {
 		return 0, err
 	}
-	defer hop.Close()
-	config, err := m.configure("working", m.disk("spool"), hop.Addr().String(), s.minFree)
+	config, err := m.configure("working", m.disk("spool"), next, s.minFree)
 	if err != nil {
 		return 0, err
 	}
@@ -113,7 +99,7 @@ func (m *machine) fill(s shortage) (taken int, err error) {
 	if err != nil {
 		return taken, err
 	}
-	err = await(done, len(letters))
+	err = m.await(hop, len(letters))
 	if err == nil {
 		err = os.RemoveAll(m.disk("crammed")) // as much as a person would give back
 	}
@@ -126,21 +112,13 @@ func (m *machine) fill(s shortage) (taken int, err error) {
 		}
 	}
 	if err == nil {
-		err = await(done, 1)
+		err = m.await(hop, len(letters))
 	}
 	log, err2 := stopRunner()
 	if err = errors.Join(err, err2); err != nil {
 		return taken, fmt.Errorf("%w\n%s", err, log)
 	}
-	for _, l := range letters {
-		if got[l] != 1 {
-			err = errors.Join(err, fmt.Errorf("%s came %d times", l, got[l]))
-		}
-	}
-	if len(got) != len(letters) {
-		err = errors.Join(err, fmt.Errorf("%d letters came of %d", len(got), len(letters)))
-	}
-	return len(letters) - 1, err
+	return len(letters) - 1, once(letters, hop.Messages())
 }
 
 // cram takes all that is left of the disk, files and space.
@@ -183,15 +161,32 @@ func (m *machine) offer(address string, l letter) (refused bool, err error) {
 	return false, nil
 }
 
-// await waits for n letters.
-func await(done <-chan letter, n int) error {
-	late := time.After(2 * limit)
-	for i := range n {
-		select {
-		case <-done:
-		case <-late:
-			return fmt.Errorf("the queue does not empty: %d letters of %d in %v", i, n, 2*limit)
-		}
+// await waits until n letters have come.
+func (m *machine) await(hop *sink.Sink, n int) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*limit)
+	defer cancel()
+	if err := hop.Await(ctx, "message", n); err != nil {
+		return fmt.Errorf("the queue does not empty: %d letters of %d in %v", hop.Count("message"), n, 2*limit)
 	}
 	return nil
+}
+
+// once asks that each letter came once and whole, and nothing else.
+func once(letters []letter, came []sink.Message) (err error) {
+	times := map[letter]int{}
+	for _, message := range came {
+		l, whole := identify([]byte(message.Text))
+		if times[l]++; !whole {
+			err = errors.Join(err, fmt.Errorf("half a message: %q", l))
+		}
+	}
+	for _, l := range letters {
+		if times[l] != 1 {
+			err = errors.Join(err, fmt.Errorf("%s came %d times", l, times[l]))
+		}
+	}
+	if len(times) != len(letters) {
+		err = errors.Join(err, fmt.Errorf("%d letters came of %d", len(times), len(letters)))
+	}
+	return err
 }

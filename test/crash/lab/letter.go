@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/postel-mail/postel/internal/clock"
-	"github.com/postel-mail/postel/test/crash/sink"
 )
 
 // Where a letter goes; it is the second word of its id.
@@ -40,11 +39,11 @@ func (l letter) rcpts() []string {
 	case local, direct:
 		return []string{"bob@example.org"}
 	case relay:
-		return []string{"someone@now.example"}
+		return []string{string(l) + "@now.example"}
 	case late:
-		return []string{"someone@later.example"}
+		return []string{string(l) + "@later.example"}
 	case both:
-		return []string{"carol@example.org", "someone@later.example"}
+		return []string{"carol@example.org", string(l) + "@later.example"}
 	}
 	return []string{"nobody@example.org"}
 }
@@ -74,7 +73,7 @@ func (l letter) body() string {
 
 // identify tells which letter a message is, and whether it is whole; "" when it is none.
 func identify(message []byte) (l letter, whole bool) {
-	id, ok := strings.CutSuffix(sink.Header(message, "Message-ID"), idEnd)
+	id, ok := strings.CutSuffix(field(message, "Message-ID"), idEnd)
 	if !ok || strings.Count(id, ".") != 2 {
 		return "", false
 	}
@@ -85,7 +84,7 @@ func identify(message []byte) (l letter, whole bool) {
 
 // reported tells which letter a report to its sender is about, and whether it is whole; "" when the message is no report.
 func reported(message []byte) (l letter, whole bool) {
-	if !strings.HasPrefix(sink.Header(message, "Content-Type"), "multipart/report") {
+	if !strings.HasPrefix(field(message, "Content-Type"), "multipart/report") {
 		return "", false
 	}
 	_, rest, _ := bytes.Cut(message, []byte("\nMessage-ID: <")) // its own
@@ -94,6 +93,20 @@ func reported(message []byte) (l letter, whole bool) {
 		l = letter(rest[:i])
 	}
 	return l, bytes.HasSuffix(message, []byte("--\n"))
+}
+
+// field is the first line of the first header field of that name, "" without one.
+func field(message []byte, name string) string {
+	for line := range bytes.Lines(message) {
+		line = bytes.TrimRight(line, "\r\n")
+		if len(line) == 0 {
+			return ""
+		}
+		if is, value, ok := strings.Cut(string(line), ":"); ok && strings.EqualFold(is, name) {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
 }
 
 // client speaks SMTP over a socket.

@@ -4,20 +4,19 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"os"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/postel-mail/postel/internal/clock"
-	"github.com/postel-mail/postel/test/crash/sink"
+	"github.com/postel-mail/postel/test/sink"
 )
 
 // Words in a record: what has been promised, and what the next hop has.
 const (
 	acked = "ack "  // the letter was answered for
-	taken = "took " // the next hop has the letter, and is about to say so
+	took  = "took " // the next hop has the letter, and is about to say so
 )
 
 // How much mail comes in at once: SMTP sessions; callers of sendmail, root and another, who may not write the queue; and of deliver.
@@ -28,37 +27,26 @@ const (
 	stranger   = 65534
 )
 
-// listen starts a next hop on the loopback.
-func listen(s *sink.Sink) (net.Listener, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err == nil {
-		go s.Serve(l)
-	}
-	return l, err
-}
-
 // record lets the programs work on the disk NAME, and gives the order in which they say to flush.
 func (m *machine) record(name string, seed uint64) (order string, err error) {
-	hop, err := listen(&sink.Sink{
-		Rcpt: func(to string) string {
-			if strings.HasSuffix(to, "@later.example") {
-				return "450 4.2.0 Later"
+	failed := make(chan error, 1)
+	hop := sink.New()
+	hop.Keep = true
+	hop.Took = func(taken sink.Message) { // before the client is told
+		l, _ := identify([]byte(taken.Text))
+		if err := m.tell("mark."+name, took+string(l)); err != nil {
+			select {
+			case failed <- err:
+			default:
 			}
-			return ""
-		},
-		Took: func(s *sink.Message) string {
-			l, _ := identify(s.Data)
-			if err := m.tell("mark."+name, taken+string(l)); err != nil {
-				return "451 4.3.0 " + err.Error()
-			}
-			return ""
-		},
-	})
+		}
+	}
+	defer hop.Close()
+	address, err := hop.Listen("127.0.0.1:0", "rcpt to=*@later.example 450 4.2.0 Later")
 	if err != nil {
 		return "", err
 	}
-	defer hop.Close()
-	config, err := m.configure("working", m.disk("spool"), hop.Addr().String(), "0B")
+	config, err := m.configure("working", m.disk("spool"), address, "0B")
 	if err != nil {
 		return "", err
 	}
@@ -71,6 +59,11 @@ func (m *machine) record(name string, seed uint64) (order string, err error) {
 	}
 	if err == nil {
 		order, err = m.serve(config, name, seed)
+	}
+	select {
+	case e := <-failed:
+		err = errors.Join(err, e)
+	default:
 	}
 	return order, errors.Join(err, m.unmount())
 }

@@ -8,11 +8,10 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/postel-mail/postel/test/crash/sink"
+	"github.com/postel-mail/postel/test/sink"
 )
 
 // state is a power cut: before which op of a record, and what became of what was not flushed.
@@ -168,7 +167,6 @@ func (m *machine) afterwards(h *history, s state) (f findings, err error) {
 
 // found is what was found of each letter.
 type found struct {
-	mu               sync.Mutex
 	stored, reported map[letter]int
 	sent             map[letter]int
 	half             []string
@@ -181,21 +179,14 @@ var afterLetter = newLetter(999, local, 500)
 // goOn starts the host again: mail comes in, and all that is queued goes out.
 func (m *machine) goOn(s state, f *findings) (*found, error) {
 	got := &found{stored: map[letter]int{}, reported: map[letter]int{}, sent: map[letter]int{}}
-	hop, err := listen(&sink.Sink{Took: func(message *sink.Message) string {
-		got.mu.Lock()
-		defer got.mu.Unlock()
-		l, whole := identify(message.Data)
-		got.sent[l]++
-		if !whole {
-			got.half = append(got.half, "at the next hop: "+string(l))
-		}
-		return ""
-	}})
+	hop := sink.New()
+	hop.Keep = true
+	defer hop.Close()
+	address, err := hop.Listen("127.0.0.1:0", "")
 	if err != nil {
 		return got, err
 	}
-	defer hop.Close()
-	config, err := m.configure("again", m.disk("spool"), hop.Addr().String(), "0B")
+	config, err := m.configure("again", m.disk("spool"), address, "0B")
 	if err != nil {
 		return got, err
 	}
@@ -211,6 +202,13 @@ func (m *machine) goOn(s state, f *findings) (*found, error) {
 		f.note(s, &f.other, "qmgr exits %d (%v)", status, err)
 	}
 	got.log = log
+	for _, message := range hop.Messages() {
+		l, whole := identify([]byte(message.Text))
+		got.sent[l]++
+		if !whole {
+			got.half = append(got.half, "at the next hop: "+string(l))
+		}
+	}
 	return got, nil
 }
 
@@ -257,11 +255,11 @@ func about(word, log string) string {
 
 // compare holds what was promised against what was found.
 func (f *findings) compare(h *history, s state, got *found) {
-	promised, took := h.letters(acked, s.cut), h.letters(taken, s.cut)
+	promised, before := h.letters(acked, s.cut), h.letters(took, s.cut)
 	f.promises += len(promised)
 	promised[afterLetter] = 1
 	for l := range promised {
-		stored, sent := got.stored[l], got.sent[l]+took[l]
+		stored, sent := got.stored[l], got.sent[l]+before[l]
 		switch c := l.class(); {
 		case (c == local || c == direct || c == both) && stored == 0, (c == relay || c == late || c == both) && sent == 0, c == nobody && got.reported[l] == 0:
 			f.note(s, &f.lost, "%s was promised and is lost (stored %d, sent %d, reported %d)", l, stored, sent, got.reported[l])
@@ -276,7 +274,7 @@ func (f *findings) compare(h *history, s state, got *found) {
 		}
 	}
 	for l, n := range got.sent {
-		f.again += max(0, n+took[l]-1)
+		f.again += max(0, n+before[l]-1)
 	}
 	slices.Sort(f.details)
 }
