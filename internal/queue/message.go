@@ -105,8 +105,8 @@ func (s *Spool) Schedule(id string) (next time.Time, held, there bool) {
 		return time.Time{}, false, false
 	}
 	text, _, _ := strings.Cut(string(head[:n]), "\nRcpt: ")
-	text = strings.TrimSuffix(text, "\n") + "\nEnd\n"
-	st, ok := parseState(strings.Replace(text, "\nEnd\nEnd\n", "\nEnd\n", 1), -1)
+	text, _, _ = strings.Cut(text, "\nEnd\n")
+	st, ok := parseState(strings.TrimSuffix(text, "\n")+"\nEnd\n", 0)
 	if !ok || st.Expire {
 		return time.Time{}, st.Hold, true
 	}

@@ -122,10 +122,9 @@ func (s *State) appendText(b []byte) []byte {
 	return append(b, "End\n"...)
 }
 
-// readState reads the state of a message with n recipients, or with n below 0 all but what is said of them. One that is missing or
-// cannot be understood is an empty one.
+// readState reads the state of a message with n recipients. One that is missing or cannot be understood is an empty one.
 func (s *Spool) readState(id string, n int) (State, error) {
-	empty := State{Rcpts: make([]Outcome, max(n, 0))}
+	empty := State{Rcpts: make([]Outcome, n)}
 	f, err := openQuietly(s.state, id, unix.O_RDONLY|unix.O_NONBLOCK)
 	if errors.Is(err, fs.ErrNotExist) {
 		return empty, nil
@@ -145,7 +144,7 @@ func (s *Spool) readState(id string, n int) (State, error) {
 }
 
 func parseState(text string, n int) (State, bool) {
-	st := State{Rcpts: make([]Outcome, max(n, 0))}
+	st := State{Rcpts: make([]Outcome, n)}
 	text, ok := strings.CutPrefix(text, stateMagic)
 	if !ok {
 		return st, false
@@ -178,9 +177,6 @@ func parseState(text string, n int) (State, bool) {
 		case "Warned":
 			st.Warned = value == "yes"
 		case "Rcpt":
-			if n < 0 {
-				break
-			}
 			err = parseOutcome(value, st.Rcpts)
 		default:
 			err = errors.New("unknown name")
