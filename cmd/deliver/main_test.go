@@ -14,28 +14,14 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/postel-mail/postel/test/build"
 )
 
-// binary is the program under test, built once, where every user can run it.
-var binary string
+// bin is the folder of the program under test, where every user can run it.
+var bin string
 
-func TestMain(m *testing.M) { os.Exit(testMain(m)) }
-
-func testMain(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "deliver-test-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 70
-	}
-	defer os.RemoveAll(dir)
-	binary = filepath.Join(dir, "deliver")
-	out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput()
-	if err = errors.Join(err, os.Chmod(dir, 0o755)); err != nil {
-		fmt.Fprintf(os.Stderr, "%v\n%s", err, out)
-		return 70
-	}
-	return m.Run()
-}
+func TestMain(m *testing.M) { os.Exit(build.Main(m, &bin, ".")) }
 
 // nobody is a user without rights, whom root can become.
 const nobody = 65534
@@ -52,7 +38,7 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	dir, err := os.MkdirTemp(filepath.Dir(binary), "host-") // t.TempDir is closed to other users
+	dir, err := os.MkdirTemp(bin, "host-") // t.TempDir is closed to other users
 	r := &rig{t: t, dir: dir}
 	r.must(errors.Join(err, os.Chmod(dir, 0o755)))
 	t.Cleanup(func() { os.RemoveAll(dir) })
@@ -103,7 +89,7 @@ const simple = "Subject: test\n\nbody\n"
 func (r *rig) run(in io.Reader, args ...string) result {
 	r.t.Helper()
 	var stderr bytes.Buffer
-	cmd := exec.Command(binary, append([]string{"-C", r.path("postel.toml")}, args...)...)
+	cmd := exec.Command(bin+"/deliver", append([]string{"-C", r.path("postel.toml")}, args...)...)
 	cmd.Stdin, cmd.Stderr, cmd.Dir = in, &stderr, "/"
 	cmd.Env = append([]string{"PATH=/usr/bin:/bin", "HOME=" + r.home}, r.env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: r.as}
@@ -131,7 +117,7 @@ func (r *rig) ok(args ...string) {
 // check gives what is wrong with the aliases.
 func (r *rig) check() string {
 	r.t.Helper()
-	cmd := exec.Command(binary, "-C", r.path("postel.toml"), "--check")
+	cmd := exec.Command(bin+"/deliver", "-C", r.path("postel.toml"), "--check")
 	out, err := cmd.CombinedOutput()
 	if err != nil && cmd.ProcessState == nil {
 		r.t.Fatal(err)
@@ -260,7 +246,7 @@ func TestClosedInput(t *testing.T) {
 	r := newRig(t)
 	shell := func(redirect string) string {
 		var stderr bytes.Buffer
-		cmd := exec.Command("/bin/sh", "-c", binary+" -C "+r.path("postel.toml")+" bob "+redirect+"; echo $?")
+		cmd := exec.Command("/bin/sh", "-c", bin+"/deliver -C "+r.path("postel.toml")+" bob "+redirect+"; echo $?")
 		cmd.Stderr, cmd.Env, cmd.SysProcAttr = &stderr, []string{"HOME=" + r.home}, &syscall.SysProcAttr{Credential: r.as}
 		out, err := cmd.Output()
 		r.must(err)
@@ -334,7 +320,7 @@ func TestForward(t *testing.T) {
 		{`"|/bin/sh -c 'cat >message; env >env'"` + "\n", 0, "", 0},
 		{"|/bin/sh -c 'exit 75', bob\n", 75, "deliver: 4.3.0 Temporary failure", 1},
 		{"|/bin/sh -c 'echo 5.7.1 not you; exit 69'\n", 69, "deliver: 5.7.1 not you", 0},
-		{"|" + binary + " -C ~HOME~/../postel.toml bob\n", 69, "deliver: 5.4.6 Mail forwarding loop for bob@mail.example.org", 0},
+		{"|" + bin + "/deliver -C ~HOME~/../postel.toml bob\n", 69, "deliver: 5.4.6 Mail forwarding loop for bob@mail.example.org", 0},
 		{"a b\n", 75, "deliver: 4.7.0 Forwarding file of this user cannot be used", 0},
 		{"x@remote.example, bob\n", 75, "deliver: 4.3.5 Delivery program cannot be started", 1}, // there is no sendmail beside deliver
 	} {

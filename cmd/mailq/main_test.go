@@ -3,12 +3,10 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -23,28 +21,13 @@ import (
 	"github.com/postel-mail/postel/internal/envelope"
 	"github.com/postel-mail/postel/internal/queue"
 	"github.com/postel-mail/postel/internal/status"
+	"github.com/postel-mail/postel/test/build"
 )
 
-// binary is the program under test, built once, where every user can run it.
-var binary string
+// bin is the folder of the program under test, where every user can run it.
+var bin string
 
-func TestMain(m *testing.M) { os.Exit(testMain(m)) }
-
-func testMain(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "mailq-test-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 70
-	}
-	defer os.RemoveAll(dir)
-	binary = filepath.Join(dir, "mailq")
-	out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput()
-	if err = errors.Join(err, os.Chmod(dir, 0o755)); err != nil {
-		fmt.Fprintf(os.Stderr, "%v\n%s", err, out)
-		return 70
-	}
-	return m.Run()
-}
+func TestMain(m *testing.M) { os.Exit(build.Main(m, &bin, ".")) }
 
 // nobody is a user without rights, whom root can become.
 const nobody = 65534
@@ -59,7 +42,7 @@ type host struct {
 
 func newHost(t *testing.T) *host {
 	t.Helper()
-	dir, err := os.MkdirTemp(filepath.Dir(binary), "host-") // t.TempDir is closed to other users
+	dir, err := os.MkdirTemp(bin, "host-") // t.TempDir is closed to other users
 	if err == nil {
 		err = os.Chmod(dir, 0o755)
 	}
@@ -107,7 +90,7 @@ func (h *host) enqueue(from string, to ...string) string {
 func (h *host) run(stdin string, args ...string) (exit int, stdout, stderr string) {
 	h.t.Helper()
 	var out, errs bytes.Buffer
-	c := exec.Command(binary, args...)
+	c := exec.Command(bin+"/mailq", args...)
 	c.Stdin, c.Stdout, c.Stderr = strings.NewReader(stdin), &out, &errs
 	c.Env, c.SysProcAttr = []string{"POSTEL_CONFIG=" + h.config}, &syscall.SysProcAttr{Credential: h.as}
 	if err := c.Run(); err != nil && c.ProcessState == nil {
@@ -451,7 +434,7 @@ func (h *host) onTerminal(args ...string) string {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	c := exec.Command(binary, args...)
+	c := exec.Command(bin+"/mailq", args...)
 	c.Stdout, c.Stderr, c.Env = slave, slave, []string{"POSTEL_CONFIG=" + h.config}
 	err = c.Start()
 	slave.Close()

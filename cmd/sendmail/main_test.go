@@ -17,33 +17,14 @@ import (
 
 	"github.com/postel-mail/postel/internal/queue"
 	"github.com/postel-mail/postel/internal/submission"
+	"github.com/postel-mail/postel/test/build"
 	"github.com/postel-mail/postel/test/dialog"
 )
 
 // bin is the folder of the built program and of stand-ins for the others.
 var bin string
 
-func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		var err error
-		if bin, err = os.MkdirTemp("", "sendmail-test"); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 70
-		}
-		defer os.RemoveAll(bin)
-		build := exec.Command("go", "build", "-o", bin+"/sendmail", ".")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "%s%v\n", out, err)
-			return 70
-		}
-		if err := os.Chmod(bin, 0o755); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 70
-		}
-		return m.Run()
-	}())
-}
+func TestMain(m *testing.M) { os.Exit(build.Main(m, &bin, ".")) }
 
 // host is a configuration and its spool.
 type host struct {

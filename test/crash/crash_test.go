@@ -15,33 +15,22 @@ import (
 	"time"
 
 	"github.com/postel-mail/postel/internal/durable"
+	"github.com/postel-mail/postel/test/build"
 	"github.com/postel-mail/postel/test/sink"
 )
 
 var bin, tools string // where the programs are, and those of these tests
 
-func TestMain(m *testing.M) { os.Exit(build(m)) }
+func TestMain(m *testing.M) { os.Exit(run(m)) }
 
-// build builds the programs, unless $POSTEL_BIN and $POSTEL_TOOLS have them.
-func build(m *testing.M) int {
+// run builds the programs, unless $POSTEL_BIN and $POSTEL_TOOLS have them.
+func run(m *testing.M) int {
 	bin, tools = os.Getenv("POSTEL_BIN"), os.Getenv("POSTEL_TOOLS")
 	if bin != "" && tools != "" {
 		return m.Run()
 	}
-	dir, err := os.MkdirTemp("", "postel-bin-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	bin, tools = dir, dir
-	c := exec.Command("go", "build", "-trimpath", "-o", dir, "../../cmd/...", "./filtered")
-	c.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := c.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
-		return 1
-	}
-	return m.Run()
+	tools = "" // beside the others
+	return build.Main(m, &bin, "../../cmd/...", "./filtered")
 }
 
 // body is long enough for several writes; its last line shows that the message is whole.

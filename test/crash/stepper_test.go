@@ -8,6 +8,7 @@
 package crash
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -187,7 +188,7 @@ func (t *tracer) run() error {
 	for nr := range known {
 		numbers = append(numbers, strconv.FormatUint(nr, 10))
 	}
-	args := append([]string{filepath.Join(tools, "filtered"), strings.Join(numbers, ",")}, t.args...)
+	args := append([]string{filepath.Join(cmp.Or(tools, bin), "filtered"), strings.Join(numbers, ",")}, t.args...)
 	p, err := os.StartProcess(args[0], args, &os.ProcAttr{Env: t.env, Files: files, Sys: &syscall.SysProcAttr{Ptrace: true}})
 	if err != nil {
 		return fmt.Errorf("cannot trace %s: %w: these tests need ptrace(2), which containers may forbid (docker run --cap-add SYS_PTRACE)", t.args[0], err)

@@ -39,6 +39,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
+	"github.com/postel-mail/postel/test/build"
 	"github.com/postel-mail/postel/test/dnszone"
 )
 
@@ -47,25 +48,7 @@ const patience = 30 * time.Second
 
 var bin string // where the programs are
 
-func TestMain(m *testing.M) { os.Exit(build(m)) }
-
-func build(m *testing.M) int {
-	fail := func(err error) int { fmt.Fprintln(os.Stderr, err); return 1 }
-	var err error
-	if bin, err = os.MkdirTemp("", "postel-bin-"); err != nil {
-		return fail(err)
-	}
-	defer os.RemoveAll(bin)
-	c := exec.Command("go", "build", "-trimpath", "-o", bin, "../../cmd/...")
-	c.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := c.CombinedOutput(); err != nil {
-		return fail(fmt.Errorf("go build: %w\n%s", err, out))
-	}
-	if err := errors.Join(os.Symlink("sendmail", bin+"/newaliases"), os.Chmod(bin, 0o755)); err != nil {
-		return fail(err)
-	}
-	return m.Run()
-}
+func TestMain(m *testing.M) { os.Exit(build.Main(m, &bin, "../../cmd/...")) }
 
 func TestScripts(t *testing.T) {
 	root, err := os.MkdirTemp("", "postel-script-")
