@@ -156,7 +156,7 @@ func TestSocketOutcomes(t *testing.T) {
 		{"late answer", upToData + "BODY\nNODOT", "\n", maybe, "resource temporarily unavailable"},
 		{"late greeting", "NODOT", "\n", notTaken, "resource temporarily unavailable"},
 		{"long line", "S| \"" + strings.Repeat("x", maxReply+1) + "\"\nNODOT", "\n", notTaken, "too long"},
-		{"many lines", "S: 220-x" + strings.Repeat("\nS: 220-x", maxReplies) + "\nNODOT", "\n", notTaken, "too many lines"},
+		{"many lines", `S| "` + strings.Repeat(`220-x\r\n`, maxReplies+1) + `"` + "\nNODOT", "\n", notTaken, "too many lines"},
 		{"two codes", "S: 220-x\nS: 550 x", "\n", notTaken, "not a reply"},
 		{"no code", "S: hello", "\n", notTaken, "not a reply"},
 		{"short code", "S: 22", "\n", notTaken, "not a reply"},
