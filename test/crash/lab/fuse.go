@@ -126,7 +126,13 @@ func (s *server) handle(code uint32, id uint64, in []byte) ([]byte, error) {
 			s.forget(le.Uint64(one), le.Uint64(one[8:]))
 		}
 	case opUnlink:
-		if kind, name, _ := strings.Cut(cString(body), "."); kind == "disk" {
+		kind, name, _ := strings.Cut(cString(body), ".")
+		for _, n := range s.nodes {
+			if n.name == name && (n.kind == kind || kind == "disk") {
+				n.name = "" // those who have it open keep it
+			}
+		}
+		if kind == "disk" {
 			delete(s.disks, name)
 		}
 		return nil, nil
@@ -162,32 +168,34 @@ func initAnswer(body []byte) []byte {
 
 func (s *server) lookup(file string) ([]byte, error) {
 	kind, name, _ := strings.Cut(file, ".")
-	n := &node{kind: kind, name: name}
-	if kind == "cut" {
-		var cut int
+	for id, n := range s.nodes {
+		if n.kind == kind && n.name == name {
+			n.lookups++
+			return s.entry(id), nil
+		}
+	}
+	n := &node{kind: kind, name: name, lookups: 1}
+	switch kind {
+	case "cut":
+		var at int
 		var how fate
 		var seed uint64
 		name, rest, _ := strings.Cut(name, ".")
-		if _, err := fmt.Sscanf(strings.ReplaceAll(rest, ".", " "), "%d %s %d", &cut, &how, &seed); err != nil || s.disks[name] == nil {
+		if _, err := fmt.Sscanf(strings.ReplaceAll(rest, ".", " "), "%d %s %d", &at, &how, &seed); err != nil || s.disks[name] == nil {
 			return nil, unix.ENOENT
 		}
-		n.image = s.disks[name].cut(cut, how, seed)
-	} else {
-		if s.disks[name] == nil && kind == "disk" {
+		n.image = s.disks[name].cut(at, how, seed)
+	case "disk":
+		if s.disks[name] == nil {
 			s.disks[name] = newDisk(s.base, s.kind)
 		}
+		fallthrough
+	default:
 		if n.disk = s.disks[name]; n.disk == nil {
 			return nil, unix.ENOENT
 		}
 	}
-	for id, known := range s.nodes { // a file has one node, or there would be two caches of it
-		if known.kind == kind && known.name == name && known.disk == n.disk && kind != "cut" {
-			known.lookups++
-			return s.entry(id), nil
-		}
-	}
 	s.last++
-	n.lookups = 1
 	s.nodes[s.last] = n
 	return s.entry(s.last), nil
 }
