@@ -214,8 +214,8 @@ func TestVerbs(t *testing.T) {
 	} {
 		h.expect(0, id+" "+step.want+"\n", "", append(step.args, id)...)
 		step.set(&before)
-		if after := h.state(id); after.Text() != before.Text() {
-			t.Errorf("after %v: got\n%swant\n%s", step.args, after.Text(), before.Text())
+		if after := h.state(id); after.Text(id) != before.Text(id) {
+			t.Errorf("after %v: got\n%swant\n%s", step.args, after.Text(id), before.Text(id))
 		}
 	}
 	h.expect(0, `{"done":"deleted","id":"`+id+"\"}\n", "", "delete", "--json", id)

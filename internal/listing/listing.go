@@ -79,7 +79,7 @@ func Show(w io.Writer, m *queue.Message) error {
 		return err
 	}
 	if st := &m.State; st.Attempts > 0 || st.Hold || st.Expire {
-		if _, err := fmt.Fprintf(w, "%s\n", st.Text()); err != nil {
+		if _, err := fmt.Fprintf(w, "%s\n", st.Text(m.ID())); err != nil {
 			return err
 		}
 	}

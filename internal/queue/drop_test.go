@@ -160,7 +160,7 @@ func TestTakeOver(t *testing.T) {
 	}{
 		{"first", func(*Spool, string) {}, nothing, true},
 		{"left in tmp", func(s *Spool, id string) { write(t, s.tmp, id, "half") }, nothing, true},
-		{"a state of an earlier message", func(s *Spool, id string) { write(t, s.state, id, "postel-state 1\nHold: yes\nEnd\n") }, nothing, true},
+		{"a state of an earlier message", func(s *Spool, id string) { write(t, s.state, id, "postel-state 1\nId: "+id+"\nHold: yes\nEnd\n") }, nothing, true},
 		{"in the queue", func(s *Spool, id string) { write(t, s.queue, id, "another") }, nothing, false},
 		{"the file is gone", func(*Spool, string) {}, func() error { return fs.ErrNotExist }, false},
 	} {

@@ -272,16 +272,22 @@ func TestState(t *testing.T) {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 	m.Close()
-	// A state that cannot be read counts as none.
-	for _, text := range []string{"", "garbage", "postel-state 1\nAttempts: 3\n", "postel-state 1\nAttempts: -1\nEnd\n", "postel-state 1\nRcpt: 9 failed - - - 0 - \nEnd\n"} {
+	// A state that cannot be read, or that is another's, counts as none.
+	done := "Rcpt: 0 relayed told - said 0 - \nRcpt: 1 relayed told - said 0 - \nEnd\n"
+	own := "postel-state 1\nId: " + id + "\n"
+	for _, text := range []string{"", "garbage", "postel-state 1\nId: 1jsk0m8b6ggqrrmcf4x2\nAttempts: 1\nHold: yes\n" + done, "postel-state 1\n" + done, own + own + done,
+		own + "Attempts: 3\n", own + "Attempts: -1\nEnd\n", own + "Rcpt: 9 failed - - - 0 - \nEnd\n"} {
 		if err := os.WriteFile(s.state.Path()+"/"+id, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if m, err = s.Claim(id); err != nil {
 			t.Fatal(err)
 		}
-		if m.State.Attempts != 0 || m.State.Rcpts[0].Progress != Waiting {
+		if m.State.Attempts != 0 || m.State.Hold || m.State.Rcpts[0].Progress != Waiting {
 			t.Errorf("%q gives %+v", text, m.State)
+		}
+		if next, held, _ := s.Schedule(id); held || !next.IsZero() {
+			t.Errorf("%q: next %v, held %v", text, next, held)
 		}
 		m.Close()
 	}
@@ -460,13 +466,14 @@ func FuzzMessage(f *testing.F) {
 }
 
 func FuzzState(f *testing.F) {
-	f.Add("postel-state 1\nAttempts: 3\nNext: 2026-11-23T00:00:00.000000Z\nHold: yes\nRcpt: 0 failed told - said 550 5.1.1 no\nEnd\n")
+	const id = "1jsk0m8b6ggqrrmcf4x2"
+	f.Add("postel-state 1\nId: " + id + "\nAttempts: 3\nNext: 2026-11-23T00:00:00.000000Z\nHold: yes\nRcpt: 0 failed told - said 550 5.1.1 no\nEnd\n")
 	f.Fuzz(func(t *testing.T, text string) {
-		st, ok := parseState(text, 3)
+		st, ok := parseState(text, id, 3)
 		if !ok {
 			return
 		}
-		again, ok := parseState(string(st.appendText(nil)), 3)
+		again, ok := parseState(string(st.appendText(nil, id)), id, 3)
 		if !ok || fmt.Sprintf("%+v", again) != fmt.Sprintf("%+v", st) {
 			t.Fatalf("%q gives %+v, then %+v", text, st, again)
 		}

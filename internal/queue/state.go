@@ -72,15 +72,15 @@ func (s *State) Pending() bool {
 // Record writes the message's state. sync asks that it survive a power cut: needed before a report that it mentions may be sent again, and for a hold.
 // Without it a lost state costs an early attempt or a second delivery, never the message.
 func (m *Message) Record(sync bool) error {
-	return m.spool.state.WriteFile(m.ID(), m.State.appendText(nil), 0o600, sync)
+	return m.spool.state.WriteFile(m.ID(), m.State.appendText(nil, m.ID()), 0o600, sync)
 }
 
-// Text is the state as the queue keeps it, postel-queue(5).
-func (s *State) Text() string { return string(s.appendText(nil)) }
+// Text is the state of a message as the queue keeps it, postel-queue(5).
+func (s *State) Text(id string) string { return string(s.appendText(nil, id)) }
 
-func (s *State) appendText(b []byte) []byte {
+func (s *State) appendText(b []byte, id string) []byte {
 	b = append(b, stateMagic...)
-	b = fmt.Appendf(b, "Attempts: %d\n", s.Attempts)
+	b = fmt.Appendf(b, "Id: %s\nAttempts: %d\n", id, s.Attempts)
 	if !s.Last.IsZero() {
 		b = fmt.Appendf(b, "Last: %s\nWaited: %d\n", s.Last.UTC().Format(envelope.TimeLayout), s.Waited/time.Second)
 	}
@@ -122,7 +122,7 @@ func (s *State) appendText(b []byte) []byte {
 	return append(b, "End\n"...)
 }
 
-// readState reads the state of a message with n recipients. One that is missing or cannot be understood is an empty one.
+// readState reads the state of a message with n recipients. One that is missing, that cannot be understood or that is of another message is an empty one.
 func (s *Spool) readState(id string, n int) (State, error) {
 	empty := State{Rcpts: make([]Outcome, n)}
 	f, err := openQuietly(s.state, id, unix.O_RDONLY|unix.O_NONBLOCK)
@@ -137,15 +137,20 @@ func (s *Spool) readState(id string, n int) (State, error) {
 	if err != nil {
 		return empty, err
 	}
-	if st, ok := parseState(string(text), n); ok {
+	if st, ok := parseState(string(text), id, n); ok {
 		return st, nil
 	}
 	return empty, nil
 }
 
-func parseState(text string, n int) (State, bool) {
+// parseState reads a state of the message id. It has to name it: the repair of a file system without a journal can leave what one file held under the
+// name of another.
+func parseState(text, id string, n int) (State, bool) {
 	st := State{Rcpts: make([]Outcome, n)}
 	text, ok := strings.CutPrefix(text, stateMagic)
+	if ok {
+		text, ok = strings.CutPrefix(text, "Id: "+id+"\n")
+	}
 	if !ok {
 		return st, false
 	}

@@ -215,7 +215,7 @@ func TestTooManyReports(t *testing.T) {
 	}
 	m.Close()
 	if o := m.State.Rcpts[0]; o.Progress != queue.Failed || o.Told || !m.State.Next.After(*now) || m.State.Attempts != 1 {
-		t.Errorf("state\n%s", m.State.Text())
+		t.Errorf("state\n%s", m.State.Text(m.ID()))
 	}
 	*now = m.State.Next
 	g.once(t)

@@ -103,7 +103,7 @@ func (f *filler) put(i int) error {
 		for k := range st.Rcpts {
 			st.Rcpts[k] = queue.Outcome{Relay: "mx." + domain + "[192.0.2.7]:25", Said: true, Last: status.Temporary(451, "4.3.0", "Try again later", nil)}
 		}
-		if err := os.WriteFile(f.spool+"/state/"+e.ID, []byte(st.Text()), 0o600); err != nil {
+		if err := os.WriteFile(f.spool+"/state/"+e.ID, []byte(st.Text(e.ID)), 0o600); err != nil {
 			return err
 		}
 	}
