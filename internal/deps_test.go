@@ -16,7 +16,7 @@ const module = "github.com/postel-mail/postel/"
 var floors = [][]string{
 	0: {"clock", "status", "address", "getopt"},
 	1: {"durable", "activation"},
-	2: {"sysexits", "envelope", "message", "mailbox", "destination", "sasl", "saslclient", "password"},
+	2: {"sysexits", "envelope", "message", "mailbox", "destination", "sasl", "saslclient", "password", "ledger"},
 	3: {"recode"},
 	4: {"queue", "mx", "smtpclient", "maildir", "mbox", "alias", "userdb", "command", "dsn", "maillog", "config"},
 	5: {"smtpserver", "lmtpserver", "pop3server", "transport", "credentials", "mailstore", "hostlist", "submission", "listing", "trace"},
