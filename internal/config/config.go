@@ -287,15 +287,20 @@ func hostname() (string, error) {
 	if err != nil {
 		return name, nil // a short name is all there is; CheckDomain judges it
 	}
-	for line := range strings.Lines(string(hosts)) {
+	return fullName(name, string(hosts)), nil
+}
+
+// fullName is the first alias in hosts(5) that completes name, or name.
+func fullName(name, hosts string) string {
+	for line := range strings.Lines(hosts) {
 		line, _, _ = strings.Cut(line, "#")
 		for _, alias := range strings.Fields(line) {
 			if strings.HasPrefix(alias, name+".") {
-				return alias, nil
+				return alias
 			}
 		}
 	}
-	return name, nil
+	return name
 }
 
 // Domain is a domain name in lower case. It is a struct because go-toml passes strings by UnmarshalText.

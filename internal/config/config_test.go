@@ -100,3 +100,25 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestFullName(t *testing.T) {
+	for _, c := range []struct{ hosts, want string }{
+		{"", "mail"},
+		{"127.0.0.1 localhost\n192.0.2.1 mail mail.example.org # mail.comment\n192.0.2.2 mail.other", "mail.example.org"},
+		{"# 192.0.2.1 mail.comment\n192.0.2.1\tmailer.example mail\n", "mail"},
+	} {
+		if got := fullName("mail", c.hosts); got != c.want {
+			t.Errorf("%q: got %q, want %q", c.hosts, got, c.want)
+		}
+	}
+}
+
+func FuzzFullName(f *testing.F) {
+	f.Add("mail", "127.0.0.1 localhost\n192.0.2.1 mail mail.example.org # mail.comment\n")
+	f.Fuzz(func(t *testing.T, name, hosts string) {
+		got := fullName(name, hosts)
+		if got != name && (!strings.HasPrefix(got, name+".") || !strings.Contains(hosts, got) || strings.ContainsAny(got, " \t\r\n#")) {
+			t.Errorf("%q in %q gives %q", name, hosts, got)
+		}
+	})
+}

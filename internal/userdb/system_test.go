@@ -166,7 +166,7 @@ func TestHostUsers(t *testing.T) {
 }
 
 // program writes a checkpassword program.
-func program(t *testing.T, text string) *DB {
+func program(t testing.TB, text string) *DB {
 	t.Helper()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "check")
@@ -252,5 +252,19 @@ func FuzzSystemTables(f *testing.F) {
 		}
 		_, _ = parseGroup(strings.NewReader(text), "group")
 		_, _ = parseShadow(strings.NewReader(text), "shadow")
+	})
+}
+
+// FuzzCheckpassword: whatever a program says, an account that comes of it has a good name and an absolute home.
+func FuzzCheckpassword(f *testing.F) {
+	f.Add("USER=bob\x00HOME=/home/bob\x00SHELL=/bin/sh\x00UID=0\x00")
+	f.Add("USER=bob@example.org\x00HOME=/x\x00USER=root\x00")
+	f.Add("USER=\nroot\x00HOME=x")
+	c := program(f, "exit 1").source.(*checkpassword)
+	f.Fuzz(func(t *testing.T, environ string) {
+		u, err := c.user(t.Context(), []byte(environ))
+		if err == nil && (u.Name == "" || !strings.HasPrefix(u.Home, "/") || strings.ContainsAny(u.Name, "/\n\x00: ") || u.UID == 0 && u.Name != "root") {
+			t.Errorf("%q gives %+v", environ, u)
+		}
 	})
 }

@@ -15,7 +15,7 @@ import (
 )
 
 // write puts a table on disk, as old as the settling time asks.
-func write(t *testing.T, path, content string) {
+func write(t testing.TB, path, content string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 		t.Fatal(err)
