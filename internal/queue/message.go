@@ -106,10 +106,7 @@ func (s *Spool) Schedule(id string) (next time.Time, held, there bool) {
 	}
 	text, _, _ := strings.Cut(string(head[:n]), "\nRcpt: ")
 	text, _, _ = strings.Cut(text, "\nEnd\n")
-	st, ok := parseState(strings.TrimSuffix(text, "\n")+"\nEnd\n", id, 0)
-	if !ok {
-		return time.Time{}, false, true
-	}
+	st, _ := parseState(strings.TrimSuffix(text, "\n")+"\nEnd\n", id, 0)
 	if st.Expire {
 		return time.Time{}, st.Hold, true
 	}

@@ -124,40 +124,37 @@ func (s *State) appendText(b []byte, id string) []byte {
 
 // readState reads the state of a message with n recipients. One that is missing, that cannot be understood or that is of another message is an empty one.
 func (s *Spool) readState(id string, n int) (State, error) {
-	empty := State{Rcpts: make([]Outcome, n)}
 	f, err := openQuietly(s.state, id, unix.O_RDONLY|unix.O_NONBLOCK)
 	if errors.Is(err, fs.ErrNotExist) {
-		return empty, nil
+		return emptyState(n), nil
 	}
 	if err != nil {
-		return empty, err
+		return emptyState(n), err
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxState))
 	if err != nil {
-		return empty, err
+		return emptyState(n), err
 	}
-	if st, ok := parseState(string(text), id, n); ok {
-		return st, nil
-	}
-	return empty, nil
+	st, _ := parseState(string(text), id, n)
+	return st, nil
 }
 
-// parseState reads a state of the message id. It has to name it: the repair of a file system without a journal can leave what one file held under the
-// name of another.
-func parseState(text, id string, n int) (State, bool) {
-	st := State{Rcpts: make([]Outcome, n)}
-	text, ok := strings.CutPrefix(text, stateMagic)
-	if ok {
-		text, ok = strings.CutPrefix(text, "Id: "+id+"\n")
-	}
+// emptyState is the state of a message with n recipients to whom nothing has happened.
+func emptyState(n int) State { return State{Rcpts: make([]Outcome, n)} }
+
+// parseState reads a state of the message id; without ok it is an empty one. It has to name the message: the repair of a file system without a journal can
+// leave what one file held under the name of another.
+func parseState(text, id string, n int) (st State, ok bool) {
+	text, ok = strings.CutPrefix(text, stateMagic+"Id: "+id+"\n")
 	if !ok {
-		return st, false
+		return emptyState(n), false
 	}
+	st = emptyState(n)
 	for line := range strings.Lines(text) {
 		line, ok := strings.CutSuffix(line, "\n")
 		if !ok {
-			return st, false
+			return emptyState(n), false
 		}
 		if line == "End" {
 			return st, true
@@ -187,10 +184,10 @@ func parseState(text, id string, n int) (State, bool) {
 			err = errors.New("unknown name")
 		}
 		if err != nil || st.Attempts < 0 || st.Waited < 0 {
-			return st, false
+			return emptyState(n), false
 		}
 	}
-	return st, false // no End: torn
+	return emptyState(n), false // no End: torn
 }
 
 var errOutcome = errors.New("malformed outcome")
