@@ -21,7 +21,12 @@ import (
 	"github.com/postel-mail/postel/internal/config"
 	"github.com/postel-mail/postel/internal/destination"
 	"github.com/postel-mail/postel/internal/sysexits"
+	"github.com/postel-mail/postel/test/build"
 )
+
+var bin string // where the programs are
+
+func TestMain(m *testing.M) { os.Exit(build.Main(m, &bin, "../cmd/...")) }
 
 // TestPages: every program has a page, every page of a program has its program, and a reference within the suite leads somewhere.
 func TestPages(t *testing.T) {
@@ -67,10 +72,6 @@ func TestLint(t *testing.T) {
 
 // TestFlags: the flags of --help are those of the page.
 func TestFlags(t *testing.T) {
-	bin := t.TempDir()
-	if out, err := exec.Command("go", "build", "-o", bin, "../cmd/...").CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
 	pages := pageFiles(t)
 	for _, name := range programs(t) {
 		page := pageOf(pages, name)
