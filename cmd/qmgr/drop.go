@@ -18,15 +18,18 @@ func collect(ctx context.Context, r *runner.Runner, current *atomic.Pointer[tabl
 		return submission.Submission{Hostname: c.Hostname, MaxSize: int64(c.Limits.MessageSize), MaxRecipients: c.Limits.Recipients, MaxHops: c.Limits.Hops}
 	}}
 	r.Collect = c.Collect
-	if mode == runner.Once {
-		return c.Close
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	var watching sync.WaitGroup
 	started := r.Started
 	r.Started = func() {
 		if started != nil {
 			started()
+		}
+		if err := c.Settle(ctx); err != nil {
+			r.Log.Problem("", err)
+		}
+		if mode == runner.Once {
+			return
 		}
 		watching.Go(func() {
 			if err := c.Watch(ctx); err != nil {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/postel-mail/postel/internal/config"
 	"github.com/postel-mail/postel/internal/destination"
+	"github.com/postel-mail/postel/internal/ledger"
 	"github.com/postel-mail/postel/internal/maillog"
 	"github.com/postel-mail/postel/internal/process"
 	"github.com/postel-mail/postel/internal/program"
@@ -100,6 +101,11 @@ func work(ctx context.Context, p *program.Program, t *tables, mode runner.Mode, 
 	}
 	if mode == runner.Stay {
 		r.Started = func() { log.Start(process.Version, spool.Order()) }
+	}
+	if r.Ledger, err = ledger.Open(t.config.Spool + "/ledger"); err != nil {
+		log.Problem("", fmt.Errorf("reports are not counted: %w", err))
+	} else {
+		defer r.Ledger.Close()
 	}
 	defer collect(ctx, r, &current, mode)()
 	err = r.Run(ctx, mode)

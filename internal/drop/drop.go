@@ -75,18 +75,20 @@ type account struct {
 
 func (a *account) full() bool { return a.messages >= maxMessages || a.octets >= maxOctets }
 
+// Settle removes the files whose messages are in the queue already: a crash came between. It is done once, before anything is delivered, for a message that has
+// left the queue is not recognised any more; it looks at names alone.
+func (c *Collector) Settle(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.settle(ctx)
+}
+
 // Collect makes a pass over the folder: it takes in all that is whole, as far as the bounds let it. Its error is one of the folder itself.
 func (c *Collector) Collect(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.open(); err != nil {
+	if err := c.settle(ctx); err != nil {
 		return err
-	}
-	if !c.settled {
-		if err := c.settle(ctx); err != nil {
-			return err
-		}
-		c.settled = ctx.Err() == nil
 	}
 	for uid, a := range c.accounts {
 		if clock.Since(a.begun) >= period {
@@ -147,9 +149,11 @@ func sameFile(a, b *durable.Dir) bool {
 	return unix.Fstat(a.Fd(), &x) == nil && unix.Fstat(b.Fd(), &y) == nil && x.Dev == y.Dev && x.Ino == y.Ino
 }
 
-// settle removes the files whose messages are in the queue already: a crash came between. It is done before anything is delivered, and looks at names
-// alone.
+// settle opens the folder and does what Settle does, where that is still to be done.
 func (c *Collector) settle(ctx context.Context) error {
+	if err := c.open(); err != nil || c.settled {
+		return err
+	}
 	err := c.dir.Names(func(name string) bool {
 		if there, err := c.Spool.Exists(name); there && err == nil {
 			c.take(name)
@@ -159,6 +163,7 @@ func (c *Collector) settle(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("drop: %w", err)
 	}
+	c.settled = ctx.Err() == nil
 	return nil
 }
 

@@ -338,15 +338,23 @@ func TestCrash(t *testing.T) {
 	}
 	h.collect()
 	h.write(id, file) // as if it had not been removed
+	other := h.leave()
 	again := &Collector{Spool: h.Spool, Log: h.Log, Rules: h.Rules}
 	defer again.Close()
-	if err := again.Collect(context.Background()); err != nil {
-		t.Fatal(err)
+	for _, tt := range []struct {
+		step          func(context.Context) error
+		drop, inQueue []string
+	}{{again.Settle, []string{other}, []string{id}}, {again.Collect, nil, []string{id, other}}} {
+		if err := tt.step(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		queued := h.ids()
+		slices.Sort(queued)
+		if drop := h.names("drop"); !slices.Equal(drop, tt.drop) || !slices.Equal(queued, tt.inQueue) {
+			t.Errorf("got %q and %q in the queue, want %q and %q", drop, queued, tt.drop, tt.inQueue)
+		}
 	}
-	if got := append(h.names("drop"), h.ids()...); !slices.Equal(got, []string{id}) {
-		t.Errorf("got %q, want just %q in the queue", got, id)
-	}
-	if strings.Count(h.logged(), "event=accepted") != 1 || strings.Contains(h.logged(), "corrupt") {
+	if strings.Count(h.logged(), "event=accepted") != 2 || strings.Contains(h.logged(), "corrupt") {
 		t.Errorf("log %q", h.logged())
 	}
 

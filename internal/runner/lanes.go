@@ -15,6 +15,10 @@ const (
 	// A server that asks for patience (421, 4.7.x) gets one message in paceFirst; where it is 421, then in twice that, up to paceLongest. Each success halves it.
 	paceFirst   = time.Second
 	paceLongest = time.Minute
+	// manyJobs is how many jobs of one sender may wait, those of messages included of which another recipient is being tried.
+	manyJobs = 20000
+	// maxLines is in how many lines one message waits.
+	maxLines = 16
 	// forgetLane is how long a lane without work is remembered, of rememberedLanes at most.
 	forgetLane      = 5 * time.Minute
 	rememberedLanes = 50000
@@ -28,22 +32,23 @@ type lane struct {
 	idle    []*flow // with jobs, in turn, that are not among their sender's ready ones
 	ready   int     // flows that are
 	waiting int     // jobs in flows
-	parked  int     // messages in the lines of its flows
+	parked  int     // in the lines of its flows
 	turn    []*line // of its flows, with parked messages, in turn
 	coming  int     // messages called back that are not here yet
 	active  int     // jobs that run
 
-	alive   bool // it has answered, and nothing has happened since
-	probing bool // it is among the tests of a sender
-	limit   int  // jobs at once
-	pace    time.Duration
-	next    int64 // no job begins before that; 0 at once
-	waking  bool  // a timer will look after it
-	closed  int64 // until when
-	fails   int   // that it was closed in a row
-	lost    int   // sessions lost in a row by the first message of a lane that had not answered
-	why     *status.Error
-	used    int64
+	alive  bool // it has answered, and nothing has happened since
+	asks   bool // it is among the trials of its senders
+	urged  bool // a person wants it tried, and it has not been since
+	limit  int  // jobs at once
+	pace   time.Duration
+	next   int64 // no job begins before that; 0 at once
+	waking bool  // a timer will look after it
+	closed int64 // until when
+	fails  int   // that it was closed in a row
+	lost   int   // sessions lost in a row by the first message of a lane that had not answered
+	why    *status.Error
+	used   int64
 }
 
 // senderKey is who sends, apart for new mail and for mail that was tried before.
@@ -54,14 +59,15 @@ type senderKey struct {
 
 // sender takes turns with others for the places to run in.
 type sender struct {
-	key   senderKey
-	ready []*flow // whose first job may begin
-	ring  bool    // it is in its ring
-	tests []*lane // that want to try whether somebody answers, with its job
-	asks  bool    // it is in loop.probes
-	slow  int     // jobs in loop.slow
-	jobs  int     // in flows
-	line  line    // messages that wait for jobs to become fewer
+	key    senderKey
+	ready  []*flow // whose first job may begin
+	ring   bool    // it is in its ring
+	trials []*flow // of lanes that want to try whether somebody answers
+	asks   bool    // it is in loop.trials
+	slow   int     // jobs in loop.slow that began in its turn
+	jobs   int     // in flows
+	idle   int     // messages that are open while none of their jobs runs
+	line   line    // messages that wait for these to become fewer
 }
 
 // flow is what one sender has for one lane.
@@ -70,6 +76,7 @@ type flow struct {
 	jobs  []*job
 	ready bool // among sender.ready
 	idle  bool // among lane.idle
+	asks  bool // among sender.trials
 }
 
 // line is a parking line: messages that wait unclaimed, in order.
@@ -80,12 +87,18 @@ type line struct {
 	sender *sender
 }
 
+// call is of a message on the way back from a parking line.
+type call struct {
+	from *line
+	due  int64 // when it was due at first
+}
+
 type job struct {
 	mail    *mail
 	lane    *lane
 	flow    *flow // of the lane, once the job is in it
 	req     transport.Request
-	since   int64 // when it began to wait
+	turn    *sender // in whose turn it began
 	begun   bool
 	slow    bool // counted in loop.slow
 	patient *time.Timer
@@ -122,11 +135,12 @@ func (x *lane) flowOf(s *sender) *flow {
 
 // add puts a job behind the others of its flow.
 func (l *loop) add(f *flow, j *job) {
-	j.flow, j.since = f, l.now()
+	j.flow = f
 	f.jobs = append(f.jobs, j)
 	f.lane.waiting++
 	f.sender.jobs++
 	f.rest()
+	l.askFor(f)
 }
 
 // rest puts a flow with jobs behind the idle ones of its lane, unless it has a place there or among its sender's ready ones.
@@ -160,11 +174,11 @@ func (l *loop) offer(x *lane) {
 			time.AfterFunc(time.Duration(x.next-now), func() { l.post(func() { x.waking = false; l.offer(x) }) })
 		}
 	case !x.alive:
-		if x.active == 0 && !x.probing {
-			s := x.first().sender
-			x.probing = true
-			s.tests = append(s.tests, x)
-			l.ask(s)
+		if x.active == 0 && !x.asks {
+			x.asks = true
+			for _, f := range x.flows {
+				l.askFor(f)
+			}
 		}
 	default:
 		for room := x.room(l.Policy()) - x.active - x.ready; room > 0 && len(x.idle) > 0; {
@@ -189,12 +203,37 @@ func (l *loop) offer(x *lane) {
 	l.callBack(x)
 }
 
+// askFor puts a flow with mail among the trials of its sender, where its lane wants one. The lane tries one of its jobs in the turn of whichever of its senders is
+// the first to have one.
+func (l *loop) askFor(f *flow) {
+	if f.lane.asks && !f.asks && len(f.jobs)+len(f.parked) > 0 {
+		f.asks = true
+		f.sender.trials = append(f.sender.trials, f)
+		l.ask(f.sender)
+	}
+}
+
 // ask puts a sender with lanes to try among those who take turns. Half of the slow places are the most that one gets.
 func (l *loop) ask(s *sender) {
-	if len(s.tests) > 0 && !s.asks && s.slow < max(1, l.slowest/2) {
+	if len(s.trials) > 0 && !s.asks && s.slow < max(1, l.slowest/2) {
 		s.asks = true
-		l.probes = append(l.probes, s)
+		l.trials = append(l.trials, s)
 	}
+}
+
+// trial gives the job by which one of a sender's lanes is to be tried, nil where none of them wants that any more.
+func (l *loop) trial(s *sender) *job {
+	for len(s.trials) > 0 {
+		x := s.trials[0].lane
+		s.trials[0].asks = false
+		s.trials = s.trials[1:]
+		if x.asks && !x.alive && x.active == 0 && x.waiting > 0 && x.closed <= l.now() && x.next <= l.now() {
+			return x.take()
+		}
+		x.asks = false
+		l.offer(x)
+	}
+	return nil
 }
 
 // room is how many jobs of a lane may run at once.
@@ -284,41 +323,41 @@ func (l *loop) pick() *job {
 
 // dispatch begins jobs as long as there are places.
 func (l *loop) dispatch() {
-	for l.slow < l.slowest && len(l.probes) > 0 {
-		s := l.probes[0]
-		l.probes = l.probes[1:]
-		x := s.tests[0]
-		s.tests = s.tests[1:]
-		s.asks, x.probing = false, false
-		l.ask(s)
-		switch now := l.now(); {
-		case x.alive || x.closed > now || x.next > now:
-			l.offer(x)
-		case x.active == 0 && x.waiting > 0:
-			l.launch(x.take())
+	for l.slow < l.slowest && len(l.trials) > 0 {
+		s := l.trials[0]
+		l.trials = l.trials[1:]
+		s.asks = false
+		if j := l.trial(s); j != nil {
+			l.launch(j, s)
 		}
+		l.ask(s)
 	}
 	for l.running < l.Policy().Processes {
 		j := l.pick()
 		if j == nil {
 			return
 		}
-		l.launch(j)
+		l.launch(j, j.flow.sender)
 		l.offer(j.lane)
 	}
 }
 
-func (l *loop) launch(j *job) {
+// launch begins a job in the turn of a sender.
+func (l *loop) launch(j *job, turn *sender) {
 	x := j.lane
 	x.active++
 	x.used = l.now()
+	x.asks = false
 	if x.pace > 0 {
 		x.next = x.used + int64(x.pace)
 	}
-	j.begun = true
+	j.begun, j.turn = true, turn
+	j.mail.begun++
+	l.count(j.mail)
+	j.req.Urgent, x.urged = x.urged, false
 	if j.slow = !x.alive; j.slow {
 		l.slow++
-		j.flow.sender.slow++
+		turn.slow++
 	} else {
 		l.running++
 	}
@@ -349,7 +388,7 @@ func (l *loop) slowed(j *job) {
 		j.slow = true
 		l.running--
 		l.slow++
-		j.flow.sender.slow++
+		j.turn.slow++
 	}
 }
 
@@ -360,16 +399,20 @@ func (l *loop) ended(j *job, results []transport.Result) {
 	if j.patient != nil {
 		j.patient.Stop()
 	}
-	if s := j.flow.sender; j.slow {
+	if j.slow {
 		l.slow--
-		s.slow--
-		l.ask(s)
+		j.turn.slow--
+		l.ask(j.turn)
 	} else {
 		l.running--
 	}
 	j.begun = false
+	j.mail.begun--
 	if l.ctx.Err() == nil && !x.program {
 		l.judge(x, results)
+	}
+	if x.urged { // since this job began
+		x.reopen()
 	}
 	l.attempted(j, results)
 	l.offer(x)
@@ -427,6 +470,14 @@ func (l *loop) judge(x *lane, results []transport.Result) {
 	}
 }
 
+// urge has a lane tried at once, whatever is known of it.
+func (x *lane) urge() {
+	x.urged = true
+	x.reopen()
+}
+
+func (x *lane) reopen() { x.closed, x.next, x.fails = 0, 0, 0 }
+
 // answer ends a job for a closed lane.
 func (l *loop) answer(j *job) {
 	why := *j.lane.why
@@ -434,17 +485,19 @@ func (l *loop) answer(j *job) {
 	l.attempted(j, j.same(&why))
 }
 
-// park keeps a message unclaimed until its line is called.
-func (l *loop) park(m *mail, at *line) {
+// park keeps a message unclaimed until one of its lines is called.
+func (l *loop) park(m *mail, lines ...*line) {
 	m.msg.Close()
-	slot := l.schedule.slots[m.id]
 	l.release(m.id)
-	l.schedule.put(m.id, slot.due, parked, slot.tried)
-	at.parked = append(at.parked, m.id)
-	if x := at.lane; x != nil {
-		x.parked++
-		if len(at.parked) == 1 {
-			x.turn = append(x.turn, at)
+	l.schedule.put(m.id, m.due, parked, l.schedule.slots[m.id].tried)
+	for _, at := range lines {
+		at.parked = append(at.parked, m.id)
+		if x := at.lane; x != nil {
+			x.parked++
+			if len(at.parked) == 1 {
+				x.turn = append(x.turn, at)
+			}
+			l.askFor(x.flows[at.sender])
 		}
 	}
 }
@@ -463,22 +516,38 @@ func (l *loop) callBack(x *lane) {
 
 // callSender brings parked messages of a sender back.
 func (l *loop) callSender(s *sender) {
-	for len(s.line.parked) > 0 && s.jobs+s.line.coming < l.share()/2 {
+	for len(s.line.parked) > 0 && s.idle+s.line.coming < l.share()/2 && s.jobs < manyJobs {
 		l.call(&s.line)
 	}
 }
 
-// share is how many jobs of one sender may wait before its messages are parked.
+// share is how many messages of one sender may wait open before others are parked.
 func (l *loop) share() int { return l.most / 4 }
+
+// scarce reports whether open messages have become many, of a sender or of all.
+func (l *loop) scarce(s *sender) bool { return l.claimed >= l.most/2 || s.idle >= l.share()/4 }
+
+// count keeps the number of a sender's idle messages, when something about one has changed.
+func (l *loop) count(m *mail) {
+	idle := len(m.jobs) > 0 && m.begun == 0
+	switch {
+	case idle && !m.idle:
+		m.sender.idle++
+	case !idle && m.idle:
+		m.sender.idle--
+	}
+	m.idle = idle
+	l.callSender(m.sender)
+}
 
 func (l *loop) call(at *line) {
 	id := at.parked[0]
 	at.parked = at.parked[1:]
 	slot, known := l.schedule.slots[id]
-	if !known || slot.place != parked { // a person has put it elsewhere
+	if !known || slot.place != parked { // another line has called it, or a person has put it elsewhere
 		return
 	}
-	l.called[id] = at
+	l.called[id] = call{at, slot.due}
 	at.coming++
 	if at.lane != nil {
 		at.lane.coming++
@@ -486,13 +555,22 @@ func (l *loop) call(at *line) {
 	l.schedule.put(id, l.now(), waiting, slot.tried) // behind those that nobody has looked at yet
 }
 
+// dueOf is since when a message waits for its turn.
+func (l *loop) dueOf(id key) int64 {
+	if c, called := l.called[id]; called {
+		return c.due
+	}
+	return l.schedule.slots[id].due
+}
+
 // arrived notes that a message which was called back is on its own again.
 func (l *loop) arrived(id key) {
-	at := l.called[id]
-	if at == nil {
+	c, called := l.called[id]
+	if !called {
 		return
 	}
 	delete(l.called, id)
+	at := c.from
 	at.coming--
 	if at.lane != nil {
 		at.lane.coming--
@@ -542,11 +620,11 @@ func (l *loop) sweep() {
 	}
 	for name, x := range l.lanes {
 		for s, f := range x.flows {
-			if len(f.jobs) == 0 && len(f.parked) == 0 && f.coming == 0 && !f.ready && !f.idle {
+			if len(f.jobs) == 0 && len(f.parked) == 0 && f.coming == 0 && !f.ready && !f.idle && !f.asks {
 				delete(x.flows, s)
 			}
 		}
-		unused := len(x.flows) == 0 && x.active == 0 && !x.probing && !x.waking
+		unused := len(x.flows) == 0 && x.active == 0 && !x.waking
 		if unused && (len(l.lanes) > rememberedLanes || x.closed < now && max(x.used, x.closed)+int64(forgetLane) < now) {
 			delete(l.lanes, name)
 		}
@@ -558,7 +636,7 @@ func (l *loop) sweep() {
 		}
 	}
 	for k, s := range l.senders {
-		if !used[s] && s.jobs == 0 && len(s.line.parked) == 0 && s.line.coming == 0 && !s.ring && len(s.tests) == 0 && s.slow == 0 {
+		if !used[s] && s.idle == 0 && len(s.line.parked) == 0 && s.line.coming == 0 && !s.ring && len(s.trials) == 0 && s.slow == 0 {
 			delete(l.senders, k)
 		}
 	}

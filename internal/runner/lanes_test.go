@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/postel-mail/postel/internal/clock"
 	"github.com/postel-mail/postel/internal/destination"
+	"github.com/postel-mail/postel/internal/envelope"
 	"github.com/postel-mail/postel/internal/queue"
 	"github.com/postel-mail/postel/internal/status"
 	"github.com/postel-mail/postel/internal/transport"
@@ -184,15 +186,15 @@ func TestSlowJobs(t *testing.T) {
 	g := newRig(t, nil)
 	l := newLoop(g.Runner, t.Context(), Stay)
 	l.slowest, l.running = 1, 2
-	f := &flow{line: line{sender: &sender{}}}
-	a := &job{begun: true, flow: f}
-	b := &job{begun: true, flow: f, patient: time.NewTimer(time.Hour)}
+	s := &sender{}
+	a := &job{begun: true, turn: s}
+	b := &job{begun: true, turn: s, patient: time.NewTimer(time.Hour)}
 	defer b.patient.Stop()
 	l.slowed(a)
 	l.slowed(a)
 	l.slowed(b) // no room
-	if !a.slow || b.slow || l.slow != 1 || l.running != 1 {
-		t.Errorf("slow %v %v, counted %d, running %d", a.slow, b.slow, l.slow, l.running)
+	if !a.slow || b.slow || l.slow != 1 || s.slow != 1 || l.running != 1 {
+		t.Errorf("slow %v %v, counted %d and %d, running %d", a.slow, b.slow, l.slow, s.slow, l.running)
 	}
 }
 
@@ -395,24 +397,58 @@ func TestUnclean(t *testing.T) {
 	}
 }
 
-// TestLate: mail that was due long ago is spoken of, but not too often.
+// TestLate: mail that was due long ago is spoken of wherever it waits, but not too often.
 func TestLate(t *testing.T) {
-	g := newRig(t, nil)
-	now := clock.Now()
-	clock.Set(func() time.Time { return now })
-	defer clock.Set(nil)
-	l := newLoop(g.Runner, t.Context(), Stay)
-	id := keyOf(strings.Repeat("1", queue.IDLength))
-	l.schedule.put(id, int64(time.Minute), waiting, true)
+	id, other := keyOf(strings.Repeat("1", queue.IDLength)), keyOf(strings.Repeat("2", queue.IDLength))
+	const due = int64(time.Minute)
+	flow := func(l *loop) *flow { return l.laneNamed("x", false).flowOf(&sender{}) }
 	for _, tt := range []struct {
-		after time.Duration
-		want  int
-	}{{5 * time.Minute, 0}, {12 * time.Minute, 1}, {15 * time.Minute, 1}, {25 * time.Minute, 2}} {
-		now = l.epoch.Add(tt.after)
-		l.sweep()
-		if n := strings.Count(g.log.String(), "event=late id="+id.String()); n != tt.want {
-			t.Errorf("after %v: %d events, want %d", tt.after, n, tt.want)
-		}
+		name string
+		wait func(l *loop)
+		why  string
+	}{
+		{"to be opened", func(l *loop) { l.schedule.put(id, due, waiting, true) }, "all places are taken"},
+		{"for its lane", func(l *loop) {
+			l.schedule.put(id, due, parked, true)
+			flow(l).parked = []key{other, id}
+		}, "its destination is busy: x"},
+		{"for its sender", func(l *loop) {
+			l.schedule.put(id, due, parked, true)
+			s := &sender{}
+			s.line.parked = []key{other, id}
+			l.senders[senderKey{}] = s
+		}, "its sender has many messages that wait for their destinations"},
+		{"to be opened again", func(l *loop) {
+			l.schedule.put(id, due, parked, true)
+			f := flow(l)
+			f.parked = []key{id}
+			l.call(&f.line)
+		}, "all places are taken"},
+		{"in its lane", func(l *loop) {
+			l.schedule.put(id, due, working, true)
+			f := flow(l)
+			l.add(f, &job{mail: &mail{id: other, due: due + 1}})
+			l.add(f, &job{mail: &mail{id: id, due: due}})
+		}, "its destination is busy: x"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			g := newRig(t, nil)
+			now := turn(t)
+			l := newLoop(g.Runner, t.Context(), Stay)
+			l.schedule.put(other, due+1, parked, true)
+			*now = l.epoch.Add(2 * time.Minute)
+			tt.wait(l)
+			for _, at := range []struct {
+				after time.Duration
+				want  int
+			}{{5 * time.Minute, 0}, {12 * time.Minute, 1}, {15 * time.Minute, 1}, {25 * time.Minute, 2}} {
+				*now = l.epoch.Add(at.after)
+				l.watch()
+				if n := g.logged("event=late id=" + id.String()); n != at.want || n != g.logged(tt.why) || n != g.logged("event=late") {
+					t.Errorf("after %v: want %d events about this, of %q:\n%s", at.after, at.want, tt.why, g.log.String())
+				}
+			}
+		})
 	}
 }
 
@@ -527,8 +563,8 @@ func TestLostWhileReady(t *testing.T) {
 		l.judge(x, []transport.Result{{Err: status.Temporary(451, "4.4.2", "lost", nil), Reached: true}})
 		l.offer(x)
 	}
-	if x.alive || !x.probing || len(l.probes) != 1 {
-		t.Errorf("alive %v, probing %v, %d senders ask", x.alive, x.probing, len(l.probes))
+	if x.alive || !x.asks || len(l.trials) != 1 {
+		t.Errorf("alive %v, asks %v, %d senders ask", x.alive, x.asks, len(l.trials))
 	}
 }
 
@@ -565,11 +601,12 @@ func TestCalledAndGone(t *testing.T) {
 	}
 	x.turn = append(x.turn, &f.line)
 	l.offer(x)
-	if l.called[ids[0]] == nil {
+	called := func(n int) bool { _, is := l.called[ids[n]]; return is }
+	if !called(0) {
 		t.Fatal("the first was not called")
 	}
 	l.found([]found{{id: ids[0], held: true, old: true}}, l.schedule.moves, true)
-	if l.called[ids[0]] != nil || l.called[ids[1]] == nil || x.coming != 1 {
+	if called(0) || !called(1) || x.coming != 1 {
 		t.Errorf("held: %d coming", x.coming)
 	}
 	for i := 2; i < 5; i++ { // the look sees all but the second
@@ -579,46 +616,163 @@ func TestCalledAndGone(t *testing.T) {
 	}
 	l.looks++
 	l.looked(l.schedule.moves, nil)
-	if l.called[ids[1]] != nil || l.called[ids[2]] == nil || x.coming != 1 {
+	if called(1) || !called(2) || x.coming != 1 {
 		t.Errorf("deleted: %d coming", x.coming)
 	}
 }
 
-// TestNotTriedAgainAtOnce: a recipient that failed for now waits its time, also while another of its message is held up.
-func TestNotTriedAgainAtOnce(t *testing.T) {
-	g := newRig(t, nil)
-	g.policy.Concurrency, g.policy.Processes = 1, 50
-	release := make(chan struct{})
-	var mu sync.Mutex
-	tried := map[string]int{}
-	const n = 60 // less than one sender may have waiting
-	var bad sync.WaitGroup
-	bad.Add(n)
-	g.Attempt = func(_ context.Context, r transport.Request) []transport.Result {
-		if r.Domain == "slow.example" {
-			<-release
+// TestStuckSender: however many messages of one sender have a recipient whose host hangs, his others are tried, and what failed for now waits its time.
+func TestStuckSender(t *testing.T) {
+	const n = 400
+	for _, tt := range []struct {
+		name  string
+		rcpts func(i int) []envelope.Recipient
+	}{
+		{"beside one that fails for now", func(i int) []envelope.Recipient {
+			return []envelope.Recipient{to("u@hang.example"), to(fmt.Sprintf("u%d@bad.example", i))}
+		}},
+		{"beside another that hangs", func(int) []envelope.Recipient {
+			return []envelope.Recipient{to("u@hang.example"), to("u@hang2.example")}
+		}},
+		{"beside many that hang", func(i int) []envelope.Recipient {
+			return []envelope.Recipient{to(fmt.Sprintf("u@hang%d.example", i)), to("u@hang.example")}
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			g := newRig(t, nil)
+			g.policy.Concurrency, g.policy.Processes = 1, 50
+			release := make(chan struct{})
+			var mu sync.Mutex
+			tried := map[string]int{}
+			var others sync.WaitGroup
+			g.Attempt = func(_ context.Context, r transport.Request) []transport.Result {
+				if strings.HasPrefix(r.Domain, "hang") {
+					<-release
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				what := r.Message.ID() + " " + r.Domain
+				if tried[what]++; tried[what] == 1 && !strings.HasPrefix(r.Domain, "hang") {
+					others.Done()
+				}
+				if r.Domain == "bad.example" {
+					return []transport.Result{{Dest: r.Dests[0], Err: busy, Code: 450, Remote: true}}
+				}
+				return ok(r)
+			}
+			bad := 0
+			for i := range n {
+				rcpts := tt.rcpts(i)
+				if rcpts[1].To.Domain == "bad.example" {
+					bad++
+				}
+				g.put(t, "one@north.example", rcpts...)
+			}
+			for i := range 20 {
+				g.put(t, "one@north.example", to(fmt.Sprintf("u@live%d.example", i)))
+			}
+			others.Add(bad + 20)
+			ended := make(chan error)
+			go func() { ended <- g.Run(t.Context(), Once) }()
+			others.Wait() // hangs when they wait for those that hang
+			close(release)
+			if err := <-ended; err != nil {
+				t.Fatal(err)
+			}
+			for what, times := range tried {
+				if times != 1 {
+					t.Errorf("%s: tried %d times", what, times)
+				}
+			}
+			if len(tried) != 2*n+20 {
+				t.Errorf("%d of %d recipients were tried", len(tried), 2*n+20)
+			}
+			left := g.left(t)
+			if len(left) != bad {
+				t.Errorf("%d left, want %d", len(left), bad)
+			}
+			for _, id := range left {
+				m, err := g.Spool.Peek(id)
+				if err != nil {
+					t.Fatal(err)
+				}
+				m.Close()
+				if st := m.State; st.Attempts != 1 || st.Rcpts[0].Progress != queue.Relayed || !st.Next.After(clock.Now()) {
+					t.Fatalf("state\n%s", st.Text(id))
+				}
+			}
+		})
+	}
+}
+
+// TestShelvedAndDue: who has failed for now is tried again with the rest of the attempt when that comes later than his time.
+func TestShelvedAndDue(t *testing.T) {
+	for _, tt := range []struct {
+		after time.Duration
+		want  []int
+	}{{time.Minute, []int{1}}, {10 * time.Minute, []int{0, 1}}} {
+		g := newRig(t, nil)
+		now := turn(t)
+		l := newLoop(g.Runner, t.Context(), Stay)
+		id := g.put(t, "a@north.example", to("u@bad.example"), to("u@slow.example"))
+		l.parts[keyOf(id)] = &part{rcpts: []int{1}, due: 7, next: int64(5 * time.Minute)}
+		*now = now.Add(tt.after)
+		l.schedule.put(keyOf(id), l.now(), working, true)
+		l.claimed, l.retrying = 1, 1
+		m, err := g.Spool.Claim(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.State.Attempts, m.State.Last = 1, now.Add(-tt.after)
+		l.opened(keyOf(id), m, nil)
+		var got []int
+		for _, x := range l.lanes {
+			for _, f := range x.flows {
+				for _, j := range f.jobs {
+					got = append(got, j.req.Rcpts...)
+				}
+			}
+		}
+		if slices.Sort(got); !slices.Equal(got, tt.want) {
+			t.Errorf("after %v: tries recipients %v, want %v", tt.after, got, tt.want)
+		}
+		m.Close()
+		clock.Set(nil)
+	}
+}
+
+// TestTrialInAnyTurn: whether a destination answers is tried in the turn of any sender with mail for it, not only of the first, who may have used up what is his.
+func TestTrialInAnyTurn(t *testing.T) {
+	for _, second := range [][]envelope.Recipient{{to("u@x.example")}, {to("u@x.example"), to("u@y.example")}} {
+		g := newRig(t, nil)
+		release, hangs := make(chan struct{}), make(chan bool)
+		var tried sync.WaitGroup
+		tried.Add(1 + len(second))
+		g.Attempt = func(_ context.Context, r transport.Request) []transport.Result {
+			if r.Domain == "hang.example" {
+				hangs <- true
+				<-release
+			} else {
+				tried.Done()
+			}
 			return ok(r)
 		}
-		mu.Lock()
-		defer mu.Unlock()
-		if tried[r.Message.ID()]++; tried[r.Message.ID()] == 1 {
-			bad.Done()
+		g.put(t, "a@north.example", to("u@hang.example"))
+		g.Collect = func(context.Context) error {
+			<-hangs
+			g.put(t, "a@north.example", to("u@x.example"))
+			g.put(t, "b@north.example", second...)
+			return nil
 		}
-		return []transport.Result{{Dest: r.Dests[0], Err: busy, Code: 450, Remote: true}}
-	}
-	for i := range n {
-		g.put(t, "one@north.example", to("u@slow.example"), to(fmt.Sprintf("u%d@bad.example", i)))
-	}
-	ended := make(chan error)
-	go func() { ended <- g.Run(t.Context(), Once) }()
-	bad.Wait()
-	close(release)
-	if err := <-ended; err != nil {
-		t.Fatal(err)
-	}
-	for id, times := range tried {
-		if times != 1 {
-			t.Errorf("%s: tried %d times", id, times)
+		l := newLoop(g.Runner, t.Context(), Once)
+		l.slowest = 2 // one for each of two senders
+		ended := make(chan struct{})
+		go func() { l.run(); close(ended) }()
+		tried.Wait() // hangs when b has to wait for a
+		close(release)
+		<-ended
+		if ids := g.left(t); len(ids) != 0 {
+			t.Errorf("%d left", len(ids))
 		}
 	}
 }
@@ -629,6 +783,9 @@ func TestRetryReopens(t *testing.T) {
 	attempts := make(chan bool)
 	dead := true
 	g.Attempt = func(_ context.Context, r transport.Request) []transport.Result {
+		if r.Urgent == dead {
+			t.Errorf("urgent is %v while dead is %v", r.Urgent, dead)
+		}
 		attempts <- true
 		if dead {
 			return []transport.Result{{Dest: r.Dests[0], Err: noHost}}
@@ -663,4 +820,55 @@ func TestRetryReopens(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestRetryWhileTried: who asks for another attempt while one goes on gets one of his own, though nobody could be reached.
+func TestRetryWhileTried(t *testing.T) {
+	g := newRig(t, nil)
+	attempts, release := make(chan bool), make(chan bool)
+	g.Attempt = func(_ context.Context, r transport.Request) []transport.Result {
+		attempts <- r.Urgent
+		<-release
+		return []transport.Result{{Dest: r.Dests[0], Err: noHost}}
+	}
+	g.put(t, "", to("a@south.example"))
+	id := g.put(t, "", to("b@south.example"))
+	m, err := g.Spool.Claim(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.State.Attempts, m.State.Last = 1, clock.Now()
+	if err := m.Record(true); err != nil {
+		t.Fatal(err)
+	}
+	m.Close()
+	l := newLoop(g.Runner, t.Context(), Once)
+	ended := make(chan struct{})
+	go func() { l.run(); close(ended) }()
+	if <-attempts {
+		t.Error("the first attempt is urgent")
+	}
+	until := func(when func() bool) {
+		for answer := make(chan bool); ; {
+			l.post(func() { answer <- when() })
+			if <-answer {
+				return
+			}
+		}
+	}
+	until(func() bool { return !l.looking && l.schedule.count[parked] == 1 })
+	l.post(func() { // as the trigger says it, of the one that waits
+		for id, at := range l.schedule.slots {
+			if at.place == parked {
+				l.found([]found{{id: id, due: l.now(), old: true}}, l.schedule.moves, true)
+			}
+		}
+	})
+	until(func() bool { return l.lanes["mx:south.example"].urged && l.schedule.count[parked] == 1 })
+	release <- true
+	if !<-attempts {
+		t.Error("the second attempt is not urgent")
+	}
+	release <- true
+	<-ended
 }

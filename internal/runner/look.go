@@ -36,6 +36,30 @@ func (l *loop) clean() {
 	}, func() { l.cleaning = false })
 }
 
+// visit looks at the queue, and at the same time collects what is to come into it: new mail and old goes out meanwhile.
+func (l *loop) visit(all bool) {
+	l.look(all)
+	if l.Collect == nil || l.collecting {
+		return
+	}
+	l.collecting = true
+	l.async(func() {
+		err := l.Collect(l.ctx)
+		l.post(func() { l.collected(err) })
+	}, func() { l.collecting = false })
+}
+
+// collected ends a collection. What came in is known by the trigger, but to a runner that will end.
+func (l *loop) collected(err error) {
+	l.collecting = false
+	if err != nil {
+		l.Log.Problem("", err)
+	}
+	if l.mode != Stay && l.ctx.Err() == nil {
+		l.look(l.looking) // once more, if one goes on that may have passed by
+	}
+}
+
 // look brings the schedule in line with the spool: messages that came or went without the trigger, and with all the times and holds
 // that a person has changed. The disk is read outside the loop: first the names, so that new mail is worked on at once, then the states.
 func (l *loop) look(all bool) {
@@ -54,11 +78,6 @@ func (l *loop) look(all bool) {
 
 // readSpool reads the spool for look, and hands on what it finds.
 func (l *loop) readSpool(all bool, asOf uint32) error {
-	if l.Collect != nil {
-		if err := l.Collect(l.ctx); err != nil {
-			l.Log.Problem("", err)
-		}
-	}
 	var states []key // sorted
 	err := l.Spool.EachState(func(id string) bool {
 		states = append(states, keyOf(id))
@@ -241,18 +260,28 @@ func (l *loop) watch() {
 			oldest, due, why = id, at, reason
 		}
 	}
+	const places, sender, lane = "all places are taken", "its sender has many messages that wait for their destinations", "its destination is busy: "
 	for heap := range l.schedule.due {
 		id, at := l.schedule.top(heap)
-		earlier(id, at, "all places are taken")
+		earlier(id, at, places)
+	}
+	for id, c := range l.called {
+		earlier(id, c.due, places)
+	}
+	if l.schedule.count[parked] > 0 {
+		for id, at := range l.schedule.slots {
+			if at.place == parked {
+				earlier(id, at.due, sender)
+			}
+		}
 	}
 	for _, x := range l.lanes {
 		for _, f := range x.flows {
-			if len(f.jobs) > 0 {
-				j := f.jobs[0]
-				earlier(j.mail.id, j.since, "its destination is busy: "+x.name)
+			for _, j := range f.jobs {
+				earlier(j.mail.id, j.mail.due, lane+x.name)
 			}
-			if len(f.parked) > 0 {
-				earlier(f.parked[0], l.schedule.slots[f.parked[0]].due, "its destination is busy: "+x.name)
+			if why == sender && slices.Contains(f.parked, oldest) {
+				why = lane + x.name
 			}
 		}
 	}

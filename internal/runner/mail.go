@@ -20,13 +20,26 @@ type mail struct {
 	id     key
 	msg    *queue.Message
 	policy *Policy // for this attempt
+	sender *sender // once it is in lanes
+	due    int64   // since when it waits for its turn
 	jobs   []*job  // not done
+	begun  int     // of these, running
+	idle   bool    // counted in sender.idle
 	tried  bool    // a result counts
 	saved  bool    // the state on disk is that of msg
 	wait   time.Duration
 	next   time.Time // of the next attempt: wait after the last result
 	over   bool      // its lifetime ends with this attempt
 	saving bool      // a timer will record it
+	goesOn *part     // what it does is the rest of an attempt
+	rest   *part     // what is left of this attempt comes later
+}
+
+// part is the rest of an attempt, of a message that waits unclaimed for it. Its other recipients who have failed for now wait their time.
+type part struct {
+	rcpts []int // still to be tried
+	due   int64 // when the message was due
+	next  int64 // when the others are due again
 }
 
 // saveAfter is how long deliveries stay unrecorded while other recipients of their message are still being tried.
@@ -72,7 +85,10 @@ func (l *loop) opened(id key, m *queue.Message, err error) {
 		l.schedule.put(id, l.now(), held, true)
 		return
 	}
-	mail := &mail{id: id, msg: m, policy: p, saved: kept == nil}
+	mail := &mail{id: id, msg: m, policy: p, saved: kept == nil, due: l.dueOf(id)}
+	if rest := l.parts[id]; rest != nil && l.now() < rest.next && !l.urged[id] {
+		mail.goesOn, mail.due = rest, rest.due
+	}
 	mail.begin(clock.Now())
 	if m.State.Expire {
 		l.expire(mail)
@@ -90,8 +106,12 @@ func (m *mail) begin(now time.Time) {
 	}
 	st.Waited += min(max(0, since), 2*planned)
 	st.Last = now
-	m.over = st.Attempts > 0 && st.Waited > p.lifetime(m.msg)
-	m.wait = p.nextWait(st.Attempts + 1)
+	before := st.Attempts
+	if m.goesOn != nil {
+		before--
+	}
+	m.over = before > 0 && st.Waited > p.lifetime(m.msg)
+	m.wait = p.nextWait(before + 1)
 	m.next = now.Add(m.wait)
 }
 
@@ -120,10 +140,10 @@ func (l *loop) expire(m *mail) {
 }
 
 // enlist puts the jobs of a message into their lanes. A message that is all for one lane which has enough to do, for this sender too, is put back, unclaimed, until
-// the lane calls it, and so is any message of a sender who has very many; one for several lanes goes to all, since its other recipients must not wait.
+// the lane calls it, and so is any message of a sender who has very many; one for several lanes goes to all, unless places are scarce and all have enough to do.
 func (l *loop) enlist(m *mail) {
-	at := l.called[m.id]
-	byLane, bySender := at != nil && at.lane != nil, at != nil && at.lane == nil
+	c, called := l.called[m.id]
+	byLane, bySender := called && c.from.lane != nil, called && c.from.lane == nil
 	l.arrived(m.id)
 	m.jobs = l.split(m)
 	if len(m.jobs) == 0 { // all are settled; a report or the removal is still to be done
@@ -131,10 +151,11 @@ func (l *loop) enlist(m *mail) {
 		return
 	}
 	s := l.senderOf(m)
+	m.sender = s
 	if l.urged[m.id] { // a person wants it tried: what is known of its destinations does not count
 		delete(l.urged, m.id)
 		for _, j := range m.jobs {
-			j.lane.closed, j.lane.next, j.lane.fails = 0, 0, 0
+			j.lane.urge()
 		}
 	}
 	if l.tired[m.id] {
@@ -142,11 +163,11 @@ func (l *loop) enlist(m *mail) {
 		l.putOff(m)
 		return
 	}
-	if f := m.jobs[0].lane.flowOf(s); !byLane && l.parks(m, f) {
-		l.park(m, &f.line)
+	if !byLane && l.parks(m) {
+		l.park(m, m.lines()...)
 		return
 	}
-	if !byLane && !bySender && s.jobs >= l.share() {
+	if !byLane && !bySender && (s.idle >= l.share() || s.jobs >= manyJobs) {
 		l.park(m, &s.line)
 		return
 	}
@@ -155,24 +176,35 @@ func (l *loop) enlist(m *mail) {
 		l.add(j.lane.flowOf(s), j)
 		touched[j.lane] = true
 	}
+	l.count(m)
 	for x := range touched {
 		l.offer(x)
 	}
 }
 
-// parks reports whether a message waits in the line of its first flow: all its lanes have enough to do, and this sender, or whoever, has had a fair share.
-func (l *loop) parks(m *mail, f *flow) bool {
-	first, several := f.lane, false
+// parks reports whether a message is to wait for its lanes: all have enough to do, and this sender, or whoever, has had a fair share.
+func (l *loop) parks(m *mail) bool {
+	x, several := m.jobs[0].lane, false
 	for _, j := range m.jobs {
 		if j.lane.closed > l.now() || !j.lane.crowded(m.policy) {
 			return false
 		}
-		several = several || j.lane != first
+		several = several || j.lane != x
 	}
 	if several {
-		return l.claimed >= l.most/2
+		return l.scarce(m.sender)
 	}
-	return len(f.jobs) > 0 || !first.alive || first.waiting+first.coming >= max(2*first.room(m.policy), l.most/8)
+	return len(x.flowOf(m.sender).jobs) > 0 || !x.alive || x.waiting+x.coming >= max(2*x.room(m.policy), l.most/8)
+}
+
+// lines are those in which a message waits for its lanes. The first that calls gets it, for all of them.
+func (m *mail) lines() (lines []*line) {
+	for _, j := range m.jobs {
+		if at := &j.lane.flowOf(m.sender).line; len(lines) < maxLines && !slices.Contains(lines, at) {
+			lines = append(lines, at)
+		}
+	}
+	return lines
 }
 
 // putOff ends the attempt of a message that has been parked for too long, so that its life goes on and its sender hears of it.
@@ -192,7 +224,7 @@ func (l *loop) split(mail *mail) []*job {
 	byLane := map[*lane]*job{}
 	var jobs []*job
 	for i, rcpt := range mail.msg.Envelope.Rcpts {
-		if mail.msg.State.Rcpts[i].Progress != queue.Waiting {
+		if mail.msg.State.Rcpts[i].Progress != queue.Waiting || mail.goesOn != nil && !slices.Contains(mail.goesOn.rcpts, i) {
 			continue
 		}
 		dests, _ := mail.policy.Routes.For(rcpt.To)
@@ -232,7 +264,7 @@ func (l *loop) attempted(j *job, results []transport.Result) {
 	if len(m.jobs) > 0 && l.ctx.Err() == nil {
 		l.shelve(m)
 	}
-	l.callSender(j.flow.sender)
+	l.count(m)
 	if len(m.jobs) == 0 {
 		l.finish(m)
 		return
@@ -249,28 +281,27 @@ func (l *loop) attempted(j *job, results []transport.Result) {
 	}
 }
 
-// shelve ends the attempt of a message early where all that is left of it waits in lanes with much to do, and places are scarce, for its sender or for all: it comes
+// shelve breaks off the attempt of a message where all that is left of it waits in lanes with much to do, and places are scarce, for its sender or for all: it comes
 // back as one that has only these recipients, and can be parked.
 func (l *loop) shelve(m *mail) {
-	scarce := l.claimed >= l.most/2 || m.jobs[0].flow.sender.jobs >= l.share()/4
-	left := 0
-	for _, j := range m.jobs {
-		left += len(j.req.Rcpts)
-	}
-	for _, o := range m.msg.State.Rcpts {
-		if o.Progress == queue.Waiting {
-			left--
-		}
-	}
-	if !scarce || !m.tried || left != 0 || // one that has failed for now would be tried again at once
-		slices.ContainsFunc(m.jobs, func(j *job) bool { return j.begun || !j.lane.crowded(m.policy) }) {
+	if !m.tried || !l.scarce(m.sender) || slices.ContainsFunc(m.jobs, func(j *job) bool { return j.begun || !j.lane.crowded(m.policy) }) {
 		return
 	}
 	jobs := m.jobs
-	m.jobs, m.next = nil, clock.Now()
+	m.jobs, m.rest = nil, &part{due: m.due, next: l.in(m.wait)}
 	for _, j := range jobs {
+		m.rest.rcpts = append(m.rest.rcpts, j.req.Rcpts...)
 		l.drop(j)
 		l.offer(j.lane)
+	}
+	waiting := 0
+	for _, o := range m.msg.State.Rcpts {
+		if o.Progress == queue.Waiting {
+			waiting++
+		}
+	}
+	if waiting == len(m.rest.rcpts) { // after a restart it goes on at once, too
+		m.next = clock.Now()
 	}
 }
 
@@ -333,8 +364,13 @@ func (l *loop) settled(m *mail, gone bool) {
 	if !m.saved {
 		l.kept[m.id] = &m.msg.State
 	}
+	due := l.in(m.next.Sub(clock.Now()))
+	delete(l.parts, m.id)
+	if m.rest != nil {
+		l.parts[m.id], due = m.rest, l.now()
+	}
 	l.release(m.id)
-	l.schedule.put(m.id, l.in(m.next.Sub(clock.Now())), waiting, true)
+	l.schedule.put(m.id, due, waiting, true)
 	l.notedMeanwhile(m.id)
 }
 

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/postel-mail/postel/internal/clock"
@@ -85,9 +85,9 @@ func (l *loop) tell(m *mail, r *dsn.Report) (n news) {
 		}
 	}
 	to := strings.ToLower(r.To().Key())
-	if l.reports.take(to, r.Now) {
+	if l.mayReport(to, r.Now) {
 		if err := l.send(r); err != nil {
-			l.reports.giveBack(to)
+			l.unreported(to, r.Now)
 			return news{err: err}
 		}
 		return news{told: true}
@@ -136,66 +136,49 @@ func (l *loop) send(r *dsn.Report) error {
 	return nil
 }
 
+// reportsPerHour is how many reports one address gets in any hour: more than a person reads, and in a day more than a letter to a list of thousands
+// brings back. It bounds what somebody who has been made the sender of a flood gets from it through this host. Half of them may come at once, the others at regular intervals.
 const (
-	// reportsPerHour is how many reports one address gets in any hour: more than a person reads, and in a day more than a letter to a list of thousands
-	// brings back. It bounds what somebody who has been made the sender of a flood gets from it through this host. Half of them may come at once, the others at regular intervals.
 	reportsPerHour = 200
 	reportInterval = time.Hour / (reportsPerHour / 2)
-	// limitedAddresses is how many addresses are remembered.
-	limitedAddresses = 10_000
 )
 
-// reportLimit holds back reports to an address that gets too many. It knows only what this process has sent. The zero value has sent none.
-type reportLimit struct {
-	mu sync.Mutex
-	// until is, for each address, when the reports that it was sent would all be paid for, one an interval; that is an hour ahead at most.
-	until map[string]time.Time
+// mayReport reports whether another report may go to an address now, and counts it. The ledger has, for each address, when the reports that it was sent
+// would all be paid for, one an interval; that is an hour ahead at most.
+func (r *Runner) mayReport(to string, now time.Time) (may bool) {
+	r.paid(to, now, func(at time.Time) time.Time {
+		if next := at.Add(reportInterval); next.Sub(now) <= time.Hour {
+			at, may = next, true
+		}
+		return at
+	}, func() { may = true })
+	return may
 }
 
-// take reports whether another report may go to an address now, and counts it.
-func (r *reportLimit) take(to string, now time.Time) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	at, known := r.until[to]
-	if at.Before(now) || at.Sub(now) > time.Hour { // paid for, or the clock was set back
-		at = now
-	}
-	if at = at.Add(reportInterval); at.Sub(now) > time.Hour {
-		return false
-	}
-	if !known {
-		r.makeRoom(now)
-	}
-	r.until[to] = at
-	return true
+// unreported takes back what mayReport has counted last.
+func (r *Runner) unreported(to string, now time.Time) {
+	r.paid(to, now, func(at time.Time) time.Time { return at.Add(-reportInterval) }, func() {})
 }
 
-// giveBack takes back what take has counted last.
-func (r *reportLimit) giveBack(to string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if at, known := r.until[to]; known {
-		r.until[to] = at.Add(-reportInterval)
-	}
-}
-
-// makeRoom forgets the addresses that have paid, and when that are none the one with the least to pay.
-func (r *reportLimit) makeRoom(now time.Time) {
-	if r.until == nil {
-		r.until = map[string]time.Time{}
-	}
-	if len(r.until) < limitedAddresses {
+// paid changes the time when reports to an address are paid for; otherwise is for a ledger that cannot be used, which holds nothing up.
+func (r *Runner) paid(to string, now time.Time, change func(time.Time) time.Time, otherwise func()) {
+	if r.Ledger == nil {
+		otherwise()
 		return
 	}
-	least := ""
-	for to, at := range r.until {
-		if !at.After(now) {
-			delete(r.until, to)
-		} else if least == "" || at.Before(r.until[least]) {
-			least = to
+	err := r.Ledger.Update("report "+to, func(old string) (string, time.Duration) {
+		at := now
+		if n, err := strconv.ParseInt(old, 10, 64); err == nil {
+			at = time.Unix(0, n)
 		}
-	}
-	if len(r.until) >= limitedAddresses {
-		delete(r.until, least)
+		if at.Before(now) || at.Sub(now) > time.Hour { // paid for, or the clock was set back
+			at = now
+		}
+		at = change(at)
+		return strconv.FormatInt(at.UnixNano(), 10), at.Sub(now)
+	})
+	if err != nil {
+		otherwise()
+		r.ledgerFailed.Do(func() { r.Log.Problem("", fmt.Errorf("reports are not counted: %w", err)) })
 	}
 }

@@ -19,12 +19,14 @@ import (
 	"math/rand/v2"
 	"os"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/postel-mail/postel/internal/clock"
 	"github.com/postel-mail/postel/internal/durable"
+	"github.com/postel-mail/postel/internal/ledger"
 	"github.com/postel-mail/postel/internal/maillog"
 	"github.com/postel-mail/postel/internal/queue"
 	"github.com/postel-mail/postel/internal/transport"
@@ -37,10 +39,11 @@ type Runner struct {
 	Attempt func(context.Context, transport.Request) []transport.Result
 	Log     *maillog.Log
 	Wake    time.Duration               // the queue is looked at this often even when nothing wakes the runner
-	Started func()                      // the spool is this runner's; may be nil
-	Collect func(context.Context) error // queues what others left to be queued; called before each look at the queue; may be nil
+	Started func()                      // the spool is this runner's, and nothing has begun; may be nil
+	Collect func(context.Context) error // queues what others left to be queued; called at each look at the queue; may be nil
+	Ledger  *ledger.Ledger              // counts reports over all processes; nil: nothing holds them back
 
-	reports reportLimit
+	ledgerFailed sync.Once
 }
 
 // Policy is what a configuration says to the runner. It does not change; a new configuration is a new one.
@@ -136,14 +139,15 @@ type loop struct {
 
 	schedule *schedule
 	kept     map[key]*queue.State // what could not be recorded: it counts instead of the state on disk
-	called   map[key]*line        // messages on the way back from a parking line
+	called   map[key]call         // messages on the way back from a parking line
+	parts    map[key]*part        // messages whose attempt goes on later
 	urged    map[key]bool         // messages that a person wants tried now
 	tired    map[key]bool         // messages that were parked for too long
 	noted    map[key]bool         // messages of which a person has changed something while they were worked on
 	lanes    map[string]*lane
 	senders  map[senderKey]*sender
 	rings    [2][]*sender // with jobs that may begin: of new mail, and of mail that was tried before
-	probes   []*sender    // with lanes that want to try whether somebody answers
+	trials   []*sender    // with lanes that want to try whether somebody answers
 	turn     int          // of the rings
 	claims   int          // of the heaps
 
@@ -153,17 +157,18 @@ type loop struct {
 	running       int // jobs of lanes that answer
 	slow          int // jobs that wait for their destination, or find out whether it answers
 
-	cleaning bool  // what crashed writers left is being removed
-	failed   error // why the queue could not be read the last time
-	looking  bool  // the queue is being read
-	again    bool  // and is to be read once more
-	looks    uint8
-	late     int64 // no word about late mail before
+	cleaning   bool  // what crashed writers left is being removed
+	collecting bool  // what others left is being queued
+	failed     error // why the queue could not be read the last time
+	looking    bool  // the queue is being read
+	again      bool  // and is to be read once more
+	looks      uint8
+	late       int64 // no word about late mail before
 }
 
 func newLoop(r *Runner, ctx context.Context, mode Mode) *loop {
 	l := &loop{Runner: r, ctx: ctx, programs: ctx, mode: mode, events: make(chan func(), 64), quit: make(chan struct{}), epoch: clock.Now(),
-		schedule: newSchedule(), kept: map[key]*queue.State{}, called: map[key]*line{},
+		schedule: newSchedule(), kept: map[key]*queue.State{}, called: map[key]call{}, parts: map[key]*part{},
 		urged: map[key]bool{}, tired: map[key]bool{}, noted: map[key]bool{}, lanes: map[string]*lane{}, senders: map[senderKey]*sender{},
 		most: maxOpen, slowest: maxSlow}
 	var limit unix.Rlimit
@@ -204,7 +209,7 @@ func (l *loop) listen(trigger *os.File) {
 			switch {
 			case l.mode == Once: // a pass ends, whatever comes in meanwhile
 			case id == "":
-				l.look(true)
+				l.visit(true)
 			default:
 				l.notice(keyOf(id))
 			}
@@ -216,7 +221,7 @@ func (l *loop) listen(trigger *os.File) {
 }
 
 func (l *loop) run() {
-	l.look(true)
+	l.visit(true)
 	look, sweep := time.NewTicker(l.Wake), time.NewTicker(sweepEvery)
 	defer look.Stop()
 	defer sweep.Stop()
@@ -231,7 +236,7 @@ func (l *loop) run() {
 			l.claim(now)
 			l.dispatch()
 		}
-		if l.claimed == 0 && !l.looking && !l.cleaning && (stopping || l.done()) { // the spool is closed after that
+		if l.claimed == 0 && !l.looking && !l.collecting && !l.cleaning && (stopping || l.done()) { // the spool is closed after that
 			return
 		}
 		timer.Reset(l.sleep(stopping, now))
@@ -241,7 +246,7 @@ func (l *loop) run() {
 		case <-timer.C:
 		case <-look.C:
 			l.clean()
-			l.look(false)
+			l.visit(false)
 		case <-sweep.C:
 			l.sweep()
 		case <-stop:
@@ -334,6 +339,7 @@ func (l *loop) forget(id key) {
 func (l *loop) erase(id key) {
 	l.schedule.forget(id)
 	delete(l.kept, id)
+	delete(l.parts, id)
 	delete(l.urged, id)
 	delete(l.tired, id)
 	delete(l.noted, id)

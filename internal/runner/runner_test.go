@@ -17,6 +17,7 @@ import (
 	"github.com/postel-mail/postel/internal/clock"
 	"github.com/postel-mail/postel/internal/destination"
 	"github.com/postel-mail/postel/internal/envelope"
+	"github.com/postel-mail/postel/internal/ledger"
 	"github.com/postel-mail/postel/internal/maillog"
 	"github.com/postel-mail/postel/internal/queue"
 	"github.com/postel-mail/postel/internal/status"
@@ -54,8 +55,13 @@ func newRig(t *testing.T, answer func(to string) *status.Error) *rig {
 	var mu sync.Mutex
 	g.policy = Policy{Hostname: "north.example", Lifetime: 5 * 24 * time.Hour, BounceLifetime: 24 * time.Hour, Warn: 4 * time.Hour,
 		First: 5 * time.Minute, Longest: 4 * time.Hour, Concurrency: 2, Processes: 4}
+	ledger, err := ledger.Open(filepath.Join(g.dir, "ledger"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ledger.Close() })
 	g.Runner = &Runner{
-		Spool: s, Policy: func() *Policy { return &g.policy }, Wake: time.Hour,
+		Ledger: ledger, Spool: s, Policy: func() *Policy { return &g.policy }, Wake: time.Hour,
 		Log: maillog.ToWriter(&lockedWriter{w: &g.log}, "qmgr"),
 		Attempt: func(_ context.Context, r transport.Request) []transport.Result {
 			mu.Lock()
@@ -580,6 +586,30 @@ func TestDaemon(t *testing.T) {
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestCollect: mail goes out while what others left is still being collected, and what is collected goes out in the same pass.
+func TestCollect(t *testing.T) {
+	for _, mode := range []Mode{Once, UntilEmpty} {
+		sent := make(chan string, 3)
+		g := newRig(t, func(to string) *status.Error { sent <- to; return nil })
+		g.put(t, "", to("queued@south.example"))
+		calls := 0
+		g.Collect = func(context.Context) error {
+			calls++
+			if got := <-sent; got != "queued@south.example" { // hangs when that waits for the end of this
+				t.Errorf("mode %d: %s went first", mode, got)
+			}
+			g.put(t, "", to("left@south.example"))
+			return errors.New("more than that could not be read")
+		}
+		if err := g.Run(t.Context(), mode); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-sent; got != "left@south.example" || calls != 1 || len(g.left(t)) != 0 || g.logged("more than that could not be read") != 1 {
+			t.Errorf("mode %d: sent %s, collected %d times, left %v\n%s", mode, got, calls, g.left(t), g.log.String())
+		}
 	}
 }
 

@@ -33,7 +33,7 @@ const (
 
 // slot is what the runner remembers of a message that it does not work on.
 type slot struct {
-	due   int64  // on the runner's clock
+	due   int64  // on the runner's clock; of what waits for its turn, since when
 	moved uint32 // schedule.moves when it was last put
 	place place
 	tried bool  // it is not new mail

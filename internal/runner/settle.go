@@ -19,7 +19,7 @@ func (l *loop) settle(m *mail, stopping bool) (gone bool) {
 	if n.err != nil {
 		l.Log.Problem(m.msg.ID(), fmt.Errorf("a report waits: %w", n.err))
 	}
-	if m.tried || n.waits {
+	if (m.tried || n.waits) && m.goesOn == nil {
 		st.Attempts++
 	}
 	if m.tried && !st.Pending() {

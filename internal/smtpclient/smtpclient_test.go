@@ -723,9 +723,9 @@ func TestEarlyRefusal(t *testing.T) {
 }
 
 func TestTimeout(t *testing.T) {
-	short := rfc5321
-	short.command, short.final = 50*time.Millisecond, 50*time.Millisecond
-	_, err := New(context.Background(), play(t, "S| \"220-wait\\r\\n\""), Options{Hostname: "me.example", times: &short})
+	impatient, short := rfc5321, rfc5321
+	impatient.command, short.final = 50*time.Millisecond, 50*time.Millisecond
+	_, err := New(context.Background(), play(t, "S| \"220-wait\\r\\n\""), Options{Hostname: "me.example", times: &impatient})
 	if s := status.Of(err); s.Reply() != "451 4.4.2 Timeout at greeting" {
 		t.Errorf("got %v", err)
 	}

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/postel-mail/postel/internal/activation"
 	"github.com/postel-mail/postel/internal/address"
 	"github.com/postel-mail/postel/internal/clock"
@@ -164,15 +166,28 @@ func TestSocketOutcomes(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			k := play(t, c.script)
-			if strings.HasPrefix(c.name, "late") {
-				k.patience = 10 * time.Millisecond
+			const short = 10 * time.Millisecond
+			create := k.Create
+			switch c.name {
+			case "late greeting":
+				k.patience = short
+			case "late answer": // and no other is
+				create = func(e *envelope.Envelope) (*Session, error) {
+					s, err := k.Create(e)
+					if err == nil {
+						s.patience = short
+						wait := unix.NsecToTimeval(int64(short))
+						err = unix.SetsockoptTimeval(s.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait)
+					}
+					return s, err
+				}
 			}
 			m, err := simple(c.in)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer m.Close()
-			_, err = Send(m, k.Create)
+			_, err = Send(m, create)
 			got := sysexits.Of(err)
 			var known *status.Error
 			switch {

@@ -169,7 +169,7 @@ func (w *attempt) visit(ctx context.Context, network, addr, relay string) (more 
 	if slices.Contains(w.busy, relay) {
 		return true
 	}
-	if why := w.t.silent.get(addr); why != nil {
+	if why := w.t.silent.get(addr); why != nil && !w.r.Urgent {
 		w.fail(ours("4.4.1", "No answer from "+relay+" a short while ago", why), relay)
 		return true
 	}
@@ -183,6 +183,7 @@ func (w *attempt) visit(ctx context.Context, network, addr, relay string) (more 
 			w.fail(err, relay)
 			return ctx.Err() == nil
 		}
+		w.t.silent.forget(addr)
 		if first {
 			w.sessions++
 		}

@@ -56,6 +56,13 @@ func (l *silence) put(addr string, why *status.Error) {
 	l.addrs[addr] = silent{why, clock.Now().Add(silentTime)}
 }
 
+// forget is for an address that has answered.
+func (l *silence) forget(addr string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.addrs, addr)
+}
+
 // isTimeout tells silence from a refusal.
 func isTimeout(s *status.Error) bool {
 	var n net.Error

@@ -141,6 +141,33 @@ func TestSilentOnly(t *testing.T) {
 	})
 }
 
+// TestUrgent: who cannot wait has a silent host asked again at once; when that answers all are sent there again.
+func TestUrgent(t *testing.T) {
+	m := enqueue(t, letter, "a@a.example", "b@b.example")
+	synctest.Test(t, func(t *testing.T) {
+		var visited []string
+		n := nowhere{}
+		tr := n.transport(t, &visited, "1")
+		for i, tt := range []struct {
+			urgent, answers bool
+			visited         int
+		}{{false, false, 1}, {false, true, 0}, {true, false, 1}, {false, true, 0}, {true, true, 1}, {false, true, 1}} {
+			delete(n, "1")
+			if tt.answers {
+				n["1"] = slow(0)
+			}
+			visited = nil
+			r := all(m, dest(t, "mx:"))
+			r.Urgent = tt.urgent
+			result := tr.Attempt(t.Context(), r)[0]
+			if sent := result.Err == nil; len(visited) != tt.visited || sent != (tt.answers && tt.visited > 0) {
+				t.Errorf("attempt %d: visited %v, %+v", i, visited, result)
+			}
+			time.Sleep(10 * time.Second) // a session is not kept so long
+		}
+	})
+}
+
 // TestSilence: no more than maxSilent addresses are remembered, and a clock that is set back forgets them.
 func TestSilence(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)

@@ -72,6 +72,7 @@ type Request struct {
 	// a mailbox, discard:.
 	Dests  []destination.Destination
 	Domain string // of these recipients, for "mx:" without a domain
+	Urgent bool   // a person wants it tried: addresses that were silent a while ago are not passed over
 }
 
 // Result is what became of one recipient.

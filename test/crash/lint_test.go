@@ -38,8 +38,8 @@ func unflushed(trace []event, spool string, order durable.Order, answered func(e
 		oneFlush := order == durable.RenameFsync && strings.HasPrefix(e.path, spool+"/")
 		f := files[e.path]
 		switch e.name {
-		case "openat":
-			if e.creates && f == nil && filepath.Base(e.path) != "lock" {
+		case "openat": // a lock says nothing after a power cut, and what is in ledger/ may be lost
+			if e.creates && f == nil && filepath.Base(e.path) != "lock" && filepath.Base(filepath.Dir(e.path)) != "ledger" {
 				files[e.path] = &entry{content: true, name: true}
 			}
 		case "mkdirat":

@@ -41,8 +41,8 @@ import (
 )
 
 const (
-	patience = 30 * time.Second // for one dialog
-	maxLine  = 64 << 10         // octets that the client may write in one line
+	patience = 2 * time.Minute // for one dialog
+	maxLine  = 64 << 10        // octets that the client may write in one line
 )
 
 // Server is what a script needs besides its text.
