@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -101,6 +103,36 @@ func TestWriteFile(t *testing.T) {
 	var names []string
 	if err := d.Names(func(n string) bool { names = append(names, n); return true }); err != nil || !slices.Equal(names, []string{"f"}) {
 		t.Errorf("%v, %v", names, err)
+	}
+}
+
+// TestEntries: a directory of many blocks is given whole, each name once and with its inode, and no further than it is wanted.
+func TestEntries(t *testing.T) {
+	d := openTemp(t)
+	want := map[string]uint64{}
+	for i := range 2000 {
+		name := fmt.Sprintf("%d-%s", i, strings.Repeat("x", i%200))
+		write(t, d, name, "")
+		var st unix.Stat_t
+		if err := unix.Lstat(d.Path()+"/"+name, &st); err != nil {
+			t.Fatal(err)
+		}
+		want[name] = st.Ino
+	}
+	for _, round := range []string{"first", "again"} { // with a position of its own
+		got, n := map[string]uint64{}, 0
+		err := d.Entries(func(name string, inode uint64) bool {
+			got[name] = inode
+			n++
+			return true
+		})
+		if err != nil || n != len(want) || !maps.Equal(got, want) {
+			t.Errorf("%s: %d of %d, %v", round, n, len(want), err)
+		}
+	}
+	n := 0
+	if err := d.Entries(func(string, uint64) bool { n++; return n < 3 }); err != nil || n != 3 {
+		t.Errorf("%d, %v", n, err)
 	}
 }
 

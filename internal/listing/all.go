@@ -54,15 +54,18 @@ func ListAll(out io.Writer, s *Selection, asJSON bool, failed func(id string, er
 
 // ShowAll prints the messages of s whole, or as JSON without what is in them.
 func ShowAll(w io.Writer, s *Selection, asJSON bool, failed func(id string, err error)) error {
-	work := func(m *queue.Message) (*queue.Message, error) {
-		if err := m.ReadState(); err != nil {
-			m.Close()
-			return nil, err
-		}
-		return m, nil
-	}
 	var broken error
-	Each(s, work, func(id string, m *queue.Message, err error) {
+	Each(s, func(m *queue.Message) (none struct{}, err error) {
+		m.Close()
+		return none, nil
+	}, func(id string, _ struct{}, err error) {
+		var m *queue.Message
+		if err == nil {
+			m, err = s.Spool.Peek(id)
+		}
+		if errors.Is(err, queue.ErrGone) && len(s.Filter.IDs) == 0 {
+			return
+		}
 		if err != nil {
 			failed(id, err)
 			return

@@ -2,9 +2,12 @@ package listing
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/postel-mail/postel/internal/address"
@@ -67,15 +70,20 @@ func sameDomain(a, b string) bool {
 	return strings.EqualFold(a, b) || address.Path{Domain: a}.ASCII() == address.Path{Domain: b}.ASCII()
 }
 
-// key is an id: a million of them are 20 MB, and nothing for the garbage collector to follow.
-type key [queue.IDLength]byte
+// entry is a message in the queue: a million of them are 32 MB, and nothing for the garbage collector to follow.
+type entry struct {
+	inode uint64 // of its file; 0 where the id was given
+	key   [queue.IDLength]byte
+}
+
+func (e *entry) id() string { return string(e.key[:]) }
 
 // Selection is the messages of a spool that a filter may let through.
 type Selection struct {
 	Spool    *queue.Spool
 	Filter   *Filter
 	Progress *Progress // may be nil
-	ids      []key     // in order of arrival, or as they were given
+	found    []entry   // in order of arrival, or as they were given
 }
 
 // Choose reads the names in a spool.
@@ -83,68 +91,94 @@ func Choose(spool *queue.Spool, f *Filter) (*Selection, error) {
 	s := &Selection{Spool: spool, Filter: f}
 	if len(f.IDs) > 0 {
 		for _, id := range f.IDs {
-			s.ids = append(s.ids, key([]byte(id)))
+			s.found = append(s.found, entry{key: [queue.IDLength]byte([]byte(id))})
 		}
 		return s, nil
 	}
 	now := clock.Now()
-	err := spool.Each(func(id string) bool {
+	err := spool.Each(func(id string, inode uint64) bool {
 		if f.hasID(id, now) {
-			s.ids = append(s.ids, key([]byte(id)))
+			s.found = append(s.found, entry{inode, [queue.IDLength]byte([]byte(id))})
 		}
 		return true
 	})
-	slices.SortFunc(s.ids, func(a, b key) int { return bytes.Compare(a[:], b[:]) })
+	slices.SortFunc(s.found, func(a, b entry) int { return bytes.Compare(a.key[:], b.key[:]) })
 	return s, err
 }
 
-// atOnce is how many messages are worked on at once: files that are not in memory come faster together than one by one, and so do flushes.
-const atOnce = 16
+const (
+	// atOnce is how many messages are worked on at once: files that are not in memory come faster together than one by one, and so do flushes.
+	atOnce = 16
+	// A window is the messages that are worked on before the results of the first are handed on: at first few, for those who look at the top of a list. Within a
+	// window files are opened in the order of their inodes, which is about that of the disk.
+	firstWindow   = 16 * atOnce
+	longestWindow = 1024 * atOnce
+)
 
-// Each works on the messages of s. work is called for several at once, each opened without a lock and without its state, and must close it or hand it on;
+// result is what became of a message of a window.
+type result[T any] struct {
+	v    T
+	err  error
+	none bool // it is passed over
+}
+
+// Each works on the messages of s. work is called for several at once, each opened without a lock and without its state, and must close it;
 // done gets what work gave, one at a time, in the order of s. A message that the filter does not let through is
 // passed over, and so is one that has left the queue meanwhile, unless its id was asked for.
 func Each[T any](s *Selection, work func(m *queue.Message) (T, error), done func(id string, v T, err error)) {
-	type result struct {
-		v    T
-		err  error
-		none bool
-	}
-	one := func(id string) (r result) {
+	one := func(id string) (r result[T]) {
 		m, err := s.Spool.Look(id)
 		if errors.Is(err, queue.ErrGone) && len(s.Filter.IDs) == 0 {
-			return result{none: true}
+			return result[T]{none: true}
 		}
 		if err != nil {
-			return result{err: err}
+			return result[T]{err: err}
 		}
 		if len(s.Filter.IDs) == 0 {
 			if has, err := s.Filter.has(m); !has || err != nil {
 				m.Close()
-				return result{err: err, none: err == nil}
+				return result[T]{err: err, none: err == nil}
 			}
 		}
 		r.v, r.err = work(m)
 		return r
 	}
-	var lanes [atOnce]chan result
-	for lane := range lanes {
-		results := make(chan result, 4)
-		lanes[lane] = results
-		go func() {
-			for i := lane; i < len(s.ids); i += atOnce {
-				results <- one(string(s.ids[i][:]))
+	for begin, window := 0, firstWindow; begin < len(s.found); window = min(2*window, longestWindow) {
+		some := s.found[begin:min(begin+window, len(s.found))]
+		results := make([]result[T], len(some))
+		s.together(begin, some, func(i int) { results[i] = one(some[i].id()) })
+		for i, r := range results {
+			if r.none {
+				continue
 			}
-		}()
-	}
-	for i, id := range s.ids {
-		s.Progress.Step(i, len(s.ids))
-		if r := <-lanes[i%atOnce]; !r.none {
 			if r.err != nil {
 				s.Progress.Clear()
 			}
-			done(string(id[:]), r.v, r.err)
+			done(some[i].id(), r.v, r.err)
 		}
+		begin += len(some)
 	}
 	s.Progress.Clear()
+}
+
+// together calls work for each of a window, atOnce at once, and returns when all are done. begun is how many messages of s come before it.
+func (s *Selection) together(begun int, some []entry, work func(i int)) {
+	order := make([]int, len(some))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(a, b int) int { return cmp.Or(cmp.Compare(some[a].inode, some[b].inode), cmp.Compare(a, b)) })
+	var next atomic.Int64
+	lane := func(p *Progress) {
+		for i := int(next.Add(1)) - 1; i < len(order); i = int(next.Add(1)) - 1 {
+			p.Step(begun+i, len(s.found))
+			work(order[i])
+		}
+	}
+	var others sync.WaitGroup
+	for range min(atOnce, len(some)) - 1 {
+		others.Go(func() { lane(nil) })
+	}
+	lane(s.Progress)
+	others.Wait()
 }

@@ -31,10 +31,10 @@ func Health(s *Selection, l Limits) (verdict int, line string) {
 	var arrival time.Time
 	count, failed := 0, error(nil)
 	if s.Filter.IsEmpty() {
-		count = len(s.ids)
-		for _, id := range s.ids {
-			if _, held, _ := s.Spool.Schedule(string(id[:])); !held {
-				arrival = queue.Arrival(string(id[:]))
+		count = len(s.found)
+		for _, e := range s.found {
+			if _, held, _ := s.Spool.Schedule(e.id()); !held {
+				arrival = queue.Arrival(e.id())
 				break
 			}
 		}

@@ -2,7 +2,9 @@ package listing
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -218,17 +220,32 @@ xn--bcher-kva.example 2  0   1   0   0   1    0    0    0     0      0
 	if !strings.HasPrefix(js.String(), wantJSON) || strings.Count(js.String(), "\n") != 4 {
 		t.Errorf("got\n%s\nwant\n%s", js.String(), wantJSON)
 	}
-	if some, err := Choose(s, &Filter{Older: time.Hour}); err != nil || len(some.ids) != 1 {
-		t.Errorf("older: %v, %d", err, len(some.ids))
+	if some, err := Choose(s, &Filter{Older: time.Hour}); err != nil || len(some.found) != 1 {
+		t.Errorf("older: %v, %d", err, len(some.found))
 	}
 }
 
-// TestEach: all come in order, whoever works on them; what has gone is passed over, unless it was asked for.
+// TestEach: all come in order, whoever works on them, in windows, and wherever they lie on the disk; what has gone is passed over, unless it was asked for.
 func TestEach(t *testing.T) {
-	s, _ := open(t)
+	dir := t.TempDir() + "/spool"
+	s, err := queue.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
 	var want []string
-	for range 100 {
+	for range firstWindow + 50 {
 		want = append(want, put(t, s, "", "a@y.example"))
+	}
+	for i := range 20 { // the oldest get the youngest inodes
+		path := dir + "/queue/" + want[20-i]
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(os.WriteFile(path+"~", b, 0o600), os.Rename(path+"~", path)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	all, err := Choose(s, &Filter{})
 	if err != nil {
@@ -268,6 +285,44 @@ func TestEach(t *testing.T) {
 	}
 	if got, failed := ids(asked); fmt.Sprint(got) != fmt.Sprint([]string{want[60], want[3]}) || failed != 1 {
 		t.Errorf("asked for: got %v and %d failures", got, failed)
+	}
+}
+
+// leaves takes a message out of the queue when it is first written to.
+type leaves struct {
+	strings.Builder
+	gone func()
+}
+
+func (l *leaves) Write(p []byte) (int, error) {
+	l.gone()
+	l.gone = func() {}
+	return l.Builder.Write(p)
+}
+
+// TestShowAll: what leaves the queue while others are shown is passed over.
+func TestShowAll(t *testing.T) {
+	s, _ := open(t)
+	put(t, s, "a@x.example", "a@y.example")
+	second := put(t, s, "b@x.example", "a@y.example")
+	put(t, s, "c@x.example", "a@y.example")
+	all, err := Choose(s, &Filter{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &leaves{gone: func() {
+		m, err := s.Claim(second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		if err := m.Remove(); err != nil {
+			t.Fatal(err)
+		}
+	}}
+	err = ShowAll(w, all, true, func(id string, err error) { t.Errorf("%s: %v", id, err) })
+	if got := w.String(); err != nil || strings.Count(got, "\n") != 2 || !strings.Contains(got, "a@x.example") || !strings.Contains(got, "c@x.example") {
+		t.Errorf("%v, %s", err, got)
 	}
 }
 

@@ -217,7 +217,7 @@ func (s *Spool) Lock() (f *os.File, err error) {
 // IDs gives the ids of all messages, in order of arrival. Files that are not named like a message are left out.
 func (s *Spool) IDs() ([]string, error) {
 	var ids []string
-	err := s.Each(func(id string) bool {
+	err := s.Each(func(id string, _ uint64) bool {
 		ids = append(ids, id)
 		return true
 	})
@@ -226,14 +226,16 @@ func (s *Spool) IDs() ([]string, error) {
 }
 
 // Each calls yield with the id of each message, in the order of the directory, until it returns false. Nothing is kept of a queue that is
-// large.
-func (s *Spool) Each(yield func(id string) bool) error { return each(s.queue, yield) }
+// large. Where many are then to be opened, the order of the files' inodes is the fastest.
+func (s *Spool) Each(yield func(id string, inode uint64) bool) error { return each(s.queue, yield) }
 
-// EachState does the same for the messages that have a state.
-func (s *Spool) EachState(yield func(id string) bool) error { return each(s.state, yield) }
+// EachState does the same for the messages that have a state, with its inode.
+func (s *Spool) EachState(yield func(id string, inode uint64) bool) error {
+	return each(s.state, yield)
+}
 
-func each(d *durable.Dir, yield func(id string) bool) error {
-	return d.Names(func(name string) bool { return !ValidID(name) || yield(name) })
+func each(d *durable.Dir, yield func(id string, inode uint64) bool) error {
+	return d.Entries(func(name string, inode uint64) bool { return !ValidID(name) || yield(name, inode) })
 }
 
 // Clean removes what crashes left behind, an hour later: files in tmp/ without a lock, and in state/ those that were never finished or

@@ -1,18 +1,34 @@
 package runner
 
 import (
+	"cmp"
 	"runtime/debug"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/postel-mail/postel/internal/clock"
+	"github.com/postel-mail/postel/internal/queue"
 )
 
 // batch is how many messages are handed to the loop at once when the spool is read.
 const batch = 500
 
-// manyMessages is where the schedule is most of what the process has in memory.
-const manyMessages = 100000
+const (
+	// atOnce is how many states are read at once: enough to keep a disk at work, and few enough that new mail need not wait for them.
+	atOnce = 16
+	// manyMessages is where the schedule is most of what the process has in memory.
+	manyMessages = 100000
+	// manyRecent bounds the messages of which it is asked, while the queue is still being listed, whether they are new.
+	manyRecent = 1000
+)
+
+// entry is a message whose state is to be read, and where that lies: a disk gives many files fastest in the order of their inodes.
+type entry struct {
+	inode uint64 // 0 without a state
+	id    key
+}
 
 // found is a message that was seen in the spool.
 type found struct {
@@ -61,7 +77,8 @@ func (l *loop) collected(err error) {
 }
 
 // look brings the schedule in line with the spool: messages that came or went without the trigger, and with all the times and holds
-// that a person has changed. The disk is read outside the loop: first the names, so that new mail is worked on at once, then the states.
+// that a person has changed. The disk is read outside the loop: first the names, and which of the messages that are younger than the first wait are new,
+// so that these are worked on at once, then the states of the others.
 func (l *loop) look(all bool) {
 	if l.looking {
 		l.again = l.again || all
@@ -78,50 +95,97 @@ func (l *loop) look(all bool) {
 
 // readSpool reads the spool for look, and hands on what it finds.
 func (l *loop) readSpool(all bool, asOf uint32) error {
-	var states []key // sorted
-	err := l.Spool.EachState(func(id string) bool {
-		states = append(states, keyOf(id))
-		return l.ctx.Err() == nil
-	})
-	if err != nil {
-		return err
-	}
-	if len(states) > manyMessages { // the schedule has no pointers: to collect garbage more often costs little, and memory is what counts
-		debug.SetGCPercent(25)
-	}
-	slices.SortFunc(states, compare)
-	var names, old []key
+	var names []key
+	var list []entry
+	recent := 0
 	flush := func() {
-		wanted := l.wanted(names, all)
-		names = names[:0]
-		var fresh []found
-		for _, id := range wanted {
-			if _, there := slices.BinarySearchFunc(states, id, compare); there {
-				old = append(old, id)
-			} else {
-				fresh = append(fresh, found{id: id, due: l.now()})
+		var fresh []entry
+		for _, id := range l.wanted(names, all) {
+			e := entry{id: id}
+			if recent < manyRecent && clock.Since(queue.Arrival(id.String())) < l.Policy().First {
+				recent++
+				if _, _, there := l.Spool.Schedule(id.String()); !there {
+					fresh = append(fresh, e)
+					continue
+				}
 			}
+			list = append(list, e)
 		}
-		l.post(func() { l.found(fresh, asOf, false) })
+		names = names[:0]
+		l.fresh(fresh, asOf)
 	}
-	err = l.Spool.Each(func(id string) bool {
+	err := l.Spool.Each(func(id string, _ uint64) bool {
 		if names = append(names, keyOf(id)); len(names) == batch {
 			flush()
 		}
 		return l.ctx.Err() == nil
 	})
 	flush()
-	if err != nil {
-		return err
+	if err == nil && len(list) > batch {
+		list, err = l.locate(list, asOf)
 	}
-	states = nil
-	for some := range slices.Chunk(old, batch) {
-		if l.ctx.Err() != nil {
-			return nil
+	if err == nil {
+		l.readAll(list, asOf)
+	}
+	return err
+}
+
+// locate gives those of many messages that have a state, in the order in which a disk gives these fastest, and hands on the others.
+func (l *loop) locate(list []entry, asOf uint32) ([]entry, error) {
+	if len(list) > manyMessages { // the schedule has no pointers: to collect garbage more often costs little, and memory is what counts
+		debug.SetGCPercent(25)
+	}
+	slices.SortFunc(list, func(a, b entry) int { return compare(a.id, b.id) })
+	err := l.Spool.EachState(func(id string, inode uint64) bool {
+		if i, there := slices.BinarySearchFunc(list, keyOf(id), func(e entry, id key) int { return compare(e.id, id) }); there {
+			list[i].inode = inode
 		}
-		l.readStates(some, asOf, false)
+		return l.ctx.Err() == nil
+	})
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	slices.SortFunc(list, func(a, b entry) int { return cmp.Compare(a.inode, b.inode) })
+	without, _ := slices.BinarySearchFunc(list, 1, func(e entry, inode uint64) int { return cmp.Compare(e.inode, inode) })
+	for some := range slices.Chunk(list[:without], batch) {
+		l.fresh(some, asOf)
+	}
+	return list[without:], nil
+}
+
+// fresh hands on messages without a state.
+func (l *loop) fresh(list []entry, asOf uint32) {
+	some := make([]found, len(list))
+	for i, e := range list {
+		some[i] = found{id: e.id, due: l.now()}
+	}
+	l.post(func() { l.found(some, asOf, false) })
+}
+
+// readAll reads the states of many messages, and hands on what it has while it goes on.
+func (l *loop) readAll(list []entry, asOf uint32) {
+	const some = 16
+	var next atomic.Int64
+	var readers sync.WaitGroup
+	for range min(atOnce, len(list)/some+1) {
+		readers.Add(1)
+		l.async(func() {
+			defer readers.Done()
+			ids := make([]key, 0, some)
+			for l.ctx.Err() == nil {
+				end := int(next.Add(some))
+				if end-some >= len(list) {
+					return
+				}
+				ids = ids[:0]
+				for _, e := range list[end-some : min(end, len(list))] {
+					ids = append(ids, e.id)
+				}
+				l.readStates(ids, asOf, false)
+			}
+		}, func() {})
+	}
+	readers.Wait()
 }
 
 // wanted says which of the messages seen in the queue the loop wants to know more of: all, or those that are new to it.

@@ -18,7 +18,7 @@ import (
 	"github.com/postel-mail/postel/test/sink"
 )
 
-// fillTo brings the large queue to n deferred messages, due in an hour and later.
+// fillTo brings the large queue to n deferred messages, due in an hour and later, but no later than a runner believes.
 func (b *bench) fillTo(n int) error {
 	if b.large == "" {
 		return errors.New("no folder for so many messages")
@@ -29,7 +29,7 @@ func (b *bench) fillTo(n int) error {
 	if err := os.MkdirAll(b.large, 0o700); err != nil {
 		return err
 	}
-	out, err := exec.Command(b.fill, "-spool", b.large+"/spool", "-n", fmt.Sprint(n-b.filled), "-deferred", "-domains", "1000", "-size", "512").CombinedOutput()
+	out, err := exec.Command(b.fill, "-spool", b.large+"/spool", "-n", fmt.Sprint(n-b.filled), "-deferred", "-over", "3h", "-domains", "1000", "-size", "512").CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("fill: %w: %s", err, out)
 	}
@@ -149,7 +149,9 @@ func (b *bench) deferred() error {
 		if out, err := c.CombinedOutput(); err != nil {
 			return fmt.Errorf("mailq: %w: %.200s", err, out)
 		}
-		say("million", "mailq --summary, %s: %.1f s, wanted < 10; %.0f MiB at most", what, time.Since(begin).Seconds(), float64(c.ProcessState.SysUsage().(*syscall.Rusage).Maxrss)/1024)
+		took, used := time.Since(begin), c.ProcessState.SysUsage().(*syscall.Rusage)
+		processor := c.ProcessState.UserTime() + c.ProcessState.SystemTime()
+		say("million", "mailq --summary, %s: %.1f s, wanted < 10; %.1f s of processor, %d MiB from the disk, %.0f MiB at most", what, took.Seconds(), processor.Seconds(), used.Inblock/2048, float64(used.Maxrss)/1024)
 	}
 	return nil
 }
@@ -164,7 +166,7 @@ type large struct {
 // send submits a message and waits until it is delivered.
 func (l *large) send() error {
 	c := l.command(l.large, "sendmail", "-oi", "-t")
-	c.Stdin = strings.NewReader(letter)
+	c.Stdin = strings.NewReader(strings.Replace(letter, "u2@bench.test", "u2@next.test", 1)) // bench.test is local
 	if out, err := c.CombinedOutput(); err != nil {
 		return fmt.Errorf("sendmail: %w: %s", err, out)
 	}
