@@ -45,9 +45,15 @@ type part struct {
 // saveAfter is how long deliveries stay unrecorded while other recipients of their message are still being tried.
 const saveAfter = 3 * time.Second
 
+// longBusy is how often a message is found busy, for some two seconds in all, until a runner that makes one pass goes by.
+const longBusy = 8
+
 // opened splits a claimed message into jobs.
 func (l *loop) opened(id key, m *queue.Message, err error) {
 	p := l.Policy()
+	if !errors.Is(err, queue.ErrBusy) {
+		delete(l.busy, id)
+	}
 	switch bad := (*queue.CorruptError)(nil); {
 	case err == nil && l.ctx.Err() != nil:
 		m.Close()
@@ -57,8 +63,9 @@ func (l *loop) opened(id key, m *queue.Message, err error) {
 	case errors.Is(err, queue.ErrGone):
 		l.forget(id)
 		return
-	case errors.Is(err, queue.ErrBusy): // its writer is still at it, or a person looks
-		l.later(id, l.in(time.Second))
+	case errors.Is(err, queue.ErrBusy): // its writer is still at it, or a person looks, or a program that is just being started has the writer's lock
+		l.later(id, l.in(min(10*time.Millisecond<<l.busy[id], time.Second)))
+		l.busy[id] = min(l.busy[id]+1, longBusy)
 		return
 	case errors.As(err, &bad):
 		l.Log.Corrupt(id.String(), bad)

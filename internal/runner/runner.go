@@ -143,6 +143,7 @@ type loop struct {
 	parts    map[key]*part        // messages whose attempt goes on later
 	urged    map[key]bool         // messages that a person wants tried now
 	tired    map[key]bool         // messages that were parked for too long
+	busy     map[key]int          // how often another had the message, one time after the other
 	noted    map[key]bool         // messages of which a person has changed something while they were worked on
 	lanes    map[string]*lane
 	senders  map[senderKey]*sender
@@ -169,7 +170,7 @@ type loop struct {
 func newLoop(r *Runner, ctx context.Context, mode Mode) *loop {
 	l := &loop{Runner: r, ctx: ctx, programs: ctx, mode: mode, events: make(chan func(), 64), quit: make(chan struct{}), epoch: clock.Now(),
 		schedule: newSchedule(), kept: map[key]*queue.State{}, called: map[key]call{}, parts: map[key]*part{},
-		urged: map[key]bool{}, tired: map[key]bool{}, noted: map[key]bool{}, lanes: map[string]*lane{}, senders: map[senderKey]*sender{},
+		urged: map[key]bool{}, tired: map[key]bool{}, busy: map[key]int{}, noted: map[key]bool{}, lanes: map[string]*lane{}, senders: map[senderKey]*sender{},
 		most: maxOpen, slowest: maxSlow}
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err == nil && limit.Cur < 4*maxOpen {
@@ -273,6 +274,11 @@ func (l *loop) sleep(stopping bool, now int64) time.Duration {
 func (l *loop) done() bool {
 	switch l.mode {
 	case Once:
+		for id, times := range l.busy {
+			if times < longBusy && l.schedule.slots[id].place == waiting {
+				return false
+			}
+		}
 		now := l.now()
 		for heap := range l.schedule.due {
 			if _, due := l.schedule.top(heap); due <= now {
@@ -342,6 +348,7 @@ func (l *loop) erase(id key) {
 	delete(l.parts, id)
 	delete(l.urged, id)
 	delete(l.tired, id)
+	delete(l.busy, id)
 	delete(l.noted, id)
 }
 

@@ -614,6 +614,29 @@ func TestCollect(t *testing.T) {
 }
 
 // TestStopKeepsState: a failure that the stop brought does not count and delays nothing, and what was delivered before it is kept.
+// TestBusy: who makes one pass waits for a message that another has for a moment, and goes by one that another keeps.
+func TestBusy(t *testing.T) {
+	g := newRig(t, func(string) *status.Error { return nil })
+	id, kept := g.put(t, "alice@a.example", to("bob@b.example")), g.put(t, "alice@a.example", to("carol@b.example"))
+	for _, id := range []string{id, kept} {
+		m, err := g.Spool.Claim(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		if id != kept {
+			time.AfterFunc(50*time.Millisecond, func() { m.Close() })
+		}
+	}
+	g.once(t)
+	if there, _ := g.Spool.Exists(id); there {
+		t.Error("it was not waited for")
+	}
+	if there, _ := g.Spool.Exists(kept); !there {
+		t.Error("it was taken away from who had it")
+	}
+}
+
 func TestStopKeepsState(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	g := newRig(t, nil)
