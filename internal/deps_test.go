@@ -15,11 +15,11 @@ const module = "github.com/postel-mail/postel/"
 // floors is the house: data falls from the top to the bottom, imports go down only, and two packages on one floor do not know each other.
 var floors = [][]string{
 	0: {"clock", "status", "address", "getopt"},
-	1: {"durable", "activation"},
-	2: {"sysexits", "envelope", "message", "mailbox", "destination", "sasl", "saslclient", "password", "ledger"},
-	3: {"recode"},
-	4: {"queue", "mx", "smtpclient", "maildir", "mbox", "alias", "userdb", "command", "dsn", "maillog", "config"},
-	5: {"smtpserver", "lmtpserver", "pop3server", "transport", "credentials", "mailstore", "hostlist", "submission", "listing", "trace"},
+	1: {"durable", "activation", "tablefile"},
+	2: {"sysexits", "envelope", "message", "mailbox", "destination", "saslclient", "password", "ledger"},
+	3: {"sasl", "recode", "screen"},
+	4: {"guesses", "queue", "mx", "smtpclient", "maildir", "mbox", "alias", "userdb", "command", "dsn", "maillog", "config", "senders"},
+	5: {"confine", "smtpserver", "lmtpserver", "pop3server", "transport", "credentials", "mailstore", "hostlist", "submission", "listing", "trace"},
 	6: {"delivery", "runner", "drop"},
 	7: {"process"},
 	8: {"program"},

@@ -1,5 +1,5 @@
 // Package mx finds the mail hosts of a domain: RFC 5321 5.1 with the implicit MX, RFC 7505 (null MX), the cut at one's own name, and
-// the addresses of the hosts.
+// the addresses of the hosts. And for a server what the DNS says about a client: its name, and what a list has on it (RFC 5782).
 //
 // It is a stub resolver of its own over a DNS codec: it tells a name that does not exist from one without the records, asks
 // again over TCP what was truncated, believes only answers to its questions, and keeps answers as long as their TTL lets it, the negative

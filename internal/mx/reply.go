@@ -20,6 +20,8 @@ type reply struct {
 	records int    // of the type asked for, usable or not
 	hosts   []Host // MX: the usable ones, best first, each once
 	addrs   []netip.Addr
+	names   []string // PTR: the first few that can be of hosts
+	text    string   // TXT: the first record
 	ttl     time.Duration
 }
 
@@ -119,6 +121,14 @@ func (r *reply) take(rr dns.RR) {
 		r.takeAddress(rr.A)
 	case *dns.AAAA:
 		r.takeAddress(rr.AAAA)
+	case *dns.PTR:
+		if name := bare(rr.Ptr); usable(name) && len(r.names) < maxNames {
+			r.names = append(r.names, name)
+		}
+	case *dns.TXT:
+		if text := strings.Join(rr.Txt, ""); r.text == "" {
+			r.text = text[:min(len(text), 255)]
+		}
 	}
 }
 

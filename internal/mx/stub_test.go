@@ -380,18 +380,21 @@ func TestHalfAnswered(t *testing.T) {
 func FuzzReply(f *testing.F) {
 	ask := new(dns.Msg).SetQuestion("d.example.", dns.TypeMX)
 	ask.Id = 1
-	f.Add(message(ask, 0, good), true)
-	f.Add(message(ask, 0, "d.example. CNAME e.example.\ne.example. CNAME d.example."), true)
-	f.Add(message(ask, 0, "d.example. MX 0 .\nd.example. MX 1 a\\.b."), true)
-	f.Add(message(ask, dns.RcodeNameError, "", func(m *dns.Msg) { m.Truncated = true }), true)
+	types := []uint16{dns.TypeMX, dns.TypeA, dns.TypePTR, dns.TypeTXT}
+	f.Add(message(ask, 0, good), 0)
+	f.Add(message(ask, 0, "d.example. CNAME e.example.\ne.example. CNAME d.example."), 0)
+	f.Add(message(ask, 0, "d.example. MX 0 .\nd.example. MX 1 a\\.b."), 0)
+	f.Add(message(ask, dns.RcodeNameError, "", func(m *dns.Msg) { m.Truncated = true }), 0)
 	ask.SetQuestion("d.example.", dns.TypeA)
 	ask.Id = 1
-	f.Add(message(ask, 0, "d.example. A 192.0.2.1"), false)
-	f.Fuzz(func(t *testing.T, packet []byte, mail bool) {
-		q := question{"d.example", dns.TypeA}
-		if mail {
-			q.qtype = dns.TypeMX
-		}
+	f.Add(message(ask, 0, "d.example. A 192.0.2.1"), 1)
+	for kind, record := range map[int]string{2: "d.example. PTR a.example.\nd.example. PTR a\\010b.", 3: `d.example. TXT "a\255" "b"`} {
+		ask.SetQuestion("d.example.", types[kind])
+		ask.Id = 1
+		f.Add(message(ask, 0, record), kind)
+	}
+	f.Fuzz(func(t *testing.T, packet []byte, kind int) {
+		q := question{"d.example", types[uint(kind)%uint(len(types))]}
 		m, ok := parse(packet, 1, q)
 		if !ok || m.Truncated {
 			return
@@ -404,9 +407,15 @@ func FuzzReply(f *testing.F) {
 			t.Fatalf("%q gives %+v", packet, found)
 		}
 		for _, h := range found.hosts {
-			if strings.ContainsFunc(h.Name, func(r rune) bool { return r <= ' ' || r >= 0x7f }) || h.Name == "" {
-				t.Fatalf("%q gives host %q", packet, h.Name)
+			found.names = append(found.names, h.Name)
+		}
+		for _, name := range found.names {
+			if strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r >= 0x7f }) || name == "" {
+				t.Fatalf("%q gives host %q", packet, name)
 			}
+		}
+		if strings.ContainsFunc(found.text, func(r rune) bool { return r < ' ' || r >= 0x7f }) || len(found.text) > 255 {
+			t.Fatalf("%q gives text %q", packet, found.text)
 		}
 	})
 }
