@@ -20,6 +20,7 @@ import (
 
 	"github.com/postel-mail/postel/internal/config"
 	"github.com/postel-mail/postel/internal/destination"
+	"github.com/postel-mail/postel/internal/screen"
 	"github.com/postel-mail/postel/internal/sysexits"
 	"github.com/postel-mail/postel/test/build"
 )
@@ -209,13 +210,18 @@ var typeNames = map[reflect.Type]string{
 	reflect.TypeFor[string]():                             "string",
 	reflect.TypeFor[[]string]():                           "list of strings",
 	reflect.TypeFor[int]():                                "number",
+	reflect.TypeFor[bool]():                               "boolean",
 	reflect.TypeFor[config.Size]():                        "size",
 	reflect.TypeFor[config.Duration]():                    "duration",
 	reflect.TypeFor[[]config.Duration]():                  "list of durations",
 	reflect.TypeFor[[]config.Domain]():                    "list of domains",
 	reflect.TypeFor[[]netip.Addr]():                       "list of addresses",
 	reflect.TypeFor[[]netip.Prefix]():                     "list of networks",
+	reflect.TypeFor[[]screen.List]():                      "list of strings",
 	reflect.TypeFor[config.TLSLevel]():                    "string",
+	reflect.TypeFor[config.Files]():                       "file or list of files",
+	reflect.TypeFor[config.Command]():                     "command",
+	reflect.TypeFor[config.BareNewline]():                 "string",
 	reflect.TypeFor[destination.Destination]():            "destination",
 	reflect.TypeFor[map[string]destination.Destination](): "destination",
 }

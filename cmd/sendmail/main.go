@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -35,7 +36,7 @@ type sendmail struct {
 	showHelp, showVersion                      bool
 	readRecipients, ignoreDots, relay, verbose bool
 	fullName, notify, ret, envid, body, mode   string
-	sender, queue                              *string // nil: not given
+	sender, queue, wait                        *string // nil: not given
 }
 
 func run(args []string) int {
@@ -77,6 +78,7 @@ func (s *sendmail) flags() getopt.Flags {
 		getopt.Text(&s.body, 'B', "body", "TYPE", "the body is TYPE: 7bit or 8bitmime (found out by itself)"),
 		getopt.On(&s.relay, 'G', "relay", "the message passes through: do not complete or change its header"),
 		getopt.On(&s.verbose, 'v', "verbose", "print the queue id"),
+		getopt.Maybe(&s.wait, "wait", "DURATION", "5m", "wait until every recipient was tried, DURATION at most (default 5m), and exit with what became of them"),
 		getopt.Text(&s.mode, 'b', "mode", "WHAT", "do WHAT: m submit, s SMTP on stdin and stdout, d server and runner, p print the queue, v show routes, i check aliases (default m)"),
 		getopt.Given(&s.queue, 'q', "queue", "HOW", "run the queue once; with HOW: every 5m and so on, or Iid, Rrecipient, Ssender"),
 	}
@@ -84,6 +86,9 @@ func (s *sendmail) flags() getopt.Flags {
 
 // dispatch does what the flags say.
 func (s *sendmail) dispatch(rcpts []string) error {
+	if s.wait != nil && (s.mode != "m" || s.queue != nil || s.CheckOnly) {
+		return sysexits.With(sysexits.Usage, errors.New("--wait is for submitting a message, not with -b, -q or --check"))
+	}
 	if s.CheckOnly {
 		_, err := s.Config()
 		return err

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"os/signal"
+	"syscall"
+	"time"
 
 	"github.com/postel-mail/postel/internal/config"
 	"github.com/postel-mail/postel/internal/maillog"
@@ -24,6 +28,10 @@ func (s *sendmail) submit(rcpts []string) error {
 	if err != nil {
 		return sysexits.With(sysexits.Usage, err)
 	}
+	patience, err := s.patience()
+	if err != nil {
+		return sysexits.With(sysexits.Usage, err)
+	}
 	in, err := process.Stdin()
 	if err != nil {
 		return sysexits.With(sysexits.IOErr, err)
@@ -38,6 +46,14 @@ func (s *sendmail) submit(rcpts []string) error {
 		return err
 	}
 	defer m.Close()
+	var waiter *queue.Waiter
+	if s.wait != nil {
+		if waiter, err = queue.NewWaiter(c.Spool); err != nil {
+			return sysexits.With(sysexits.CantCreat, fmt.Errorf("cannot wait, so nothing was sent: %w", err))
+		}
+		defer waiter.Close()
+		sub.Wait = waiter.Name()
+	}
 	var receipt *submission.Receipt
 	if closed == nil {
 		defer spool.Close()
@@ -45,10 +61,59 @@ func (s *sendmail) submit(rcpts []string) error {
 	} else {
 		receipt, err = handOver(c, m, closed)
 	}
-	if err == nil && s.verbose {
-		fmt.Println("queued as", receipt.ID)
+	switch {
+	case err != nil:
+		return err
+	case waiter != nil:
+		return s.verdict(waiter, receipt.ID, patience)
 	}
-	return err
+	s.tell("queued as", receipt.ID)
+	return nil
+}
+
+// tell says what only -v wants to know.
+func (s *sendmail) tell(words ...any) {
+	if s.verbose {
+		fmt.Println(words...)
+	}
+}
+
+// patience reads the value of --wait.
+func (s *sendmail) patience() (time.Duration, error) {
+	if s.wait == nil {
+		return 0, nil
+	}
+	d, err := config.ParseDuration(*s.wait)
+	if err == nil && d == 0 {
+		err = errors.New("must be more than nothing")
+	}
+	if err != nil {
+		err = fmt.Errorf("--wait=%s: %w", *s.wait, err)
+	}
+	return d, err
+}
+
+// verdict waits for what becomes of the message, and says it. A signal ends the wait.
+func (s *sendmail) verdict(waiter *queue.Waiter, id string, patience time.Duration) error {
+	ctx, stop := context.WithTimeout(context.Background(), patience)
+	defer stop()
+	ctx, ignore := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer ignore()
+	s.tell("queued as", id)
+	until := "within " + *s.wait
+	err := waiter.Wait(ctx)
+	switch {
+	case errors.Is(err, context.Canceled):
+		until = "until a signal came"
+	case err != nil && !errors.Is(err, context.DeadlineExceeded):
+		until = "as it cannot be heard of: " + err.Error()
+	}
+	for i := range waiter.Rcpts {
+		if r := &waiter.Rcpts[i]; r.Progress == queue.Delivered || r.Progress == queue.Relayed {
+			s.tell(submission.Line(r))
+		}
+	}
+	return submission.Verdict(id, waiter.Rcpts, until)
 }
 
 // enqueue writes the queue.

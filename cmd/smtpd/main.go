@@ -2,22 +2,23 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/postel-mail/postel/internal/alias"
 	"github.com/postel-mail/postel/internal/config"
+	"github.com/postel-mail/postel/internal/confine"
 	"github.com/postel-mail/postel/internal/daemon"
 	"github.com/postel-mail/postel/internal/delivery"
 	"github.com/postel-mail/postel/internal/destination"
+	"github.com/postel-mail/postel/internal/ledger"
 	"github.com/postel-mail/postel/internal/queue"
 	"github.com/postel-mail/postel/internal/smtpserver"
-	"github.com/postel-mail/postel/internal/status"
 	"github.com/postel-mail/postel/internal/sysexits"
 	"github.com/postel-mail/postel/internal/userdb"
 )
@@ -27,17 +28,20 @@ func main() { os.Exit(run(os.Args[1:])) }
 type smtpd struct {
 	*daemon.Daemon
 	submission bool
-	spool      *queue.Spool // nil with --check
-	path       string       // of the spool
+	noScreen   bool
+	spool      *queue.Spool   // nil with --check
+	path       string         // of the spool
+	ledger     *ledger.Ledger // nil where it cannot be used
 }
 
 func run(args []string) int {
 	d := &smtpd{Daemon: daemon.New("smtpd [flags]", "receive mail by SMTP, as mail exchanger or submission server",
 		"  smtpd --listen :25\n  smtpd --submission --listen :587 --listen unix:/run/postel/submit.sock\n  printf 'EHLO x\\r\\nQUIT\\r\\n' | smtpd")}
 	d.Flags().BoolVar(&d.submission, "submission", false, "take mail from users, who log in, for anywhere")
+	d.Flags().BoolVar(&d.noScreen, "no-screen", false, "judge no client before its mail, whatever [screen] says")
 	d.AddTLS(465)
 	d.RunE = func(*cobra.Command, []string) error {
-		return d.Run(daemon.Service{Load: d.load, Order: func() string { return d.spool.Order() }, Busy: func(c *config.Config) string {
+		return d.Run(daemon.Service{Load: d.load, Tune: d.tune, Bounds: d.bounds, Order: func() string { return d.spool.Order() }, Busy: func(c *config.Config) string {
 			return "421 4.3.2 " + c.Hostname + " has too many connections, try again later"
 		}})
 	}
@@ -54,11 +58,39 @@ func (d *smtpd) open(c *config.Config) (err error) {
 		if d.spool, err = queue.Open(c.Spool); err != nil {
 			return sysexits.With(sysexits.TempFail, err)
 		}
+		if d.ledger, err = ledger.Open(c.Spool + "/ledger"); err != nil {
+			d.Log.Problem("", err)
+		}
 	case c.Spool != d.path:
 		return fmt.Errorf("spool: cannot change from %s to %s while the server runs", d.path, c.Spool)
 	}
 	d.spool.SetMinFree(int64(c.Limits.MinFree))
 	return nil
+}
+
+// bounds is what the server needs beside the queue.
+func (d *smtpd) bounds(c *config.Config) confine.Bounds {
+	b := confine.Bounds{Home: c.Spool, Read: slices.Concat([]string{c.Aliases}, c.TLS.Certificate, c.TLS.Key)}
+	if strings.HasPrefix(c.Users, "/") {
+		b.Read = append(b.Read, c.Users)
+	}
+	if c.Submission.Senders != "" {
+		b.Read = append(b.Read, c.Submission.Senders)
+	}
+	if c.SMTPD.VerifyRelay {
+		b.Read = append(b.Read, c.SMTP.Credentials)
+		if c.SMTP.Certificate != "" {
+			b.Read = append(b.Read, c.SMTP.Certificate, c.SMTP.Key)
+		}
+	}
+	if d.submission && c.Users == "system" {
+		b.Read = append(b.Read, "/etc/shadow") // by its group
+	}
+	if d.submission && c.TLS.ClientCA != "" {
+		b.Read = append(b.Read, c.TLS.ClientCA)
+	}
+	b.Programs = d.submission && (strings.HasPrefix(c.Users, "checkpassword:") || len(c.Auth.TokenCheck) > 0)
+	return b
 }
 
 // load makes the server that the configuration describes.
@@ -76,21 +108,22 @@ func (d *smtpd) load(c *config.Config) (daemon.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	aliases.Problem = users.Problem
 	s := &smtpserver.Server{
 		Hostname: c.Hostname, Submission: d.submission, ImplicitTLS: d.ImplicitTLS, Log: d.Log,
 		Home: c.Hostname, Domains: set(domains), RelayDomains: set(config.Strings(c.RelayDomains)),
-		RelayNetworks: c.RelayNetworks, PlaintextLogin: c.TLS.PlaintextLogin,
-		MaxSize: int64(c.Limits.MessageSize), MaxRecipients: c.Limits.Recipients, MaxHops: c.Limits.Hops,
+		RelayNetworks: c.RelayNetworks, PlaintextLogin: c.TLS.PlaintextLogin, XclientNetworks: c.SMTPD.XclientNetworks,
+		NormaliseNewlines: c.SMTPD.BareNewline == config.BareNewlineNormalise,
+		MaxSize:           int64(c.Limits.MessageSize), MaxRecipients: c.Limits.Recipients, MaxHops: c.Limits.Hops,
 	}
 	if len(domains) > 0 {
 		s.Home = domains[0]
 	}
+	agent := &delivery.Agent{Domains: domains, Delimiter: c.RecipientDelimiter, Aliases: aliases, Users: users, Log: d.Log}
 	if usersAreHere(c.Local) {
-		agent := &delivery.Agent{Domains: domains, Delimiter: c.RecipientDelimiter, Aliases: aliases, Users: users, Log: d.Log}
 		s.Verify = agent.Verify
 	}
 	if d.submission {
-		s.Authenticate = authenticate(users)
 		if err := d.NeedPasswords(users, true); err != nil {
 			return nil, err
 		}
@@ -98,8 +131,16 @@ func (d *smtpd) load(c *config.Config) (daemon.Engine, error) {
 	if s.TLS, err = d.TLS(c, "STARTTLS"); err != nil {
 		return nil, err
 	}
-	err = d.open(c)
-	s.Spool = d.spool
+	if err = d.open(c); err == nil {
+		err = d.logins(c, s, users)
+	}
+	if err == nil {
+		err = d.policy(c, s, agent)
+	}
+	if err == nil {
+		s.Screen, err = d.screen(c)
+	}
+	s.Spool, s.Rates = d.spool, d.rates(c)
 	return s, err
 }
 
@@ -115,15 +156,4 @@ func set(domains []string) map[string]bool {
 func usersAreHere(local destination.Destination) bool {
 	ip, err := netip.ParseAddr(local.Host)
 	return local.Host == "" || local.Host == "localhost" || err == nil && ip.IsLoopback()
-}
-
-// authenticate gives the errors of the table of users the status that a client hears.
-func authenticate(users *userdb.DB) func(context.Context, string, string) (string, error) {
-	return func(ctx context.Context, user, password string) (string, error) {
-		u, err := users.Authenticate(ctx, user, password)
-		if errors.Is(err, userdb.ErrBadCredentials) {
-			return "", status.Permanent(535, "5.7.8", "Authentication credentials invalid", err)
-		}
-		return u.String(), err
-	}
 }

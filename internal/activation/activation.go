@@ -8,14 +8,18 @@ package activation
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -32,18 +36,29 @@ const abortFor = 5 * time.Second
 
 // Server hands each connection to Serve in a goroutine of its own. All fields are set before Run and not changed after.
 type Server struct {
-	Listen    []string      // addresses to listen on: "127.0.0.1:25", ":25", "unix:/path"
-	IdleExit  time.Duration // Run returns after so long without a connection; below 0: 60 s for inetd "wait", never otherwise
-	Limit     int           // connections at once; 0 no limit
-	PerClient int           // connections at once of one IPv4 address or IPv6 /64; 0 no limit
-	Busy      string        // line for a connection over a limit, without line end; "" closes without a word
+	Listen     []string       // addresses to listen on: "127.0.0.1:25", ":25", "unix:/path"
+	IdleExit   time.Duration  // Run returns after so long without a connection; below 0: 60 s for inetd "wait", never otherwise
+	Limit      int            // connections at once; 0 no limit
+	PerClient  int            // connections at once of one IPv4 address or IPv6 /64; 0 no limit
+	PerNetwork int            // of one IPv4 /24 or IPv6 /48; 0 no limit
+	Known      []netip.Prefix // networks that PerNetwork is not for
+	PerUser    int            // of one user of this host, but root, over UNIX sockets; 0 no limit
+	Busy       string         // line for a connection over a limit, without line end; "" closes without a word
+	Proxies    []netip.Prefix // clients that must begin with a PROXY header, and are the client that it names
+
+	// Hurry is how long a session that waits between transactions may be silent from the time on when four of five places are taken, until two of five are free
+	// again: then a server that is full has room soon, whoever holds it. 0: no hurry.
+	Hurry time.Duration
 
 	Serve     func(c *Conn)                            // one session; c is closed afterwards
+	Bound     func() error                             // all sockets are open; an error ends Run; may be nil
 	Listening func(addr string)                        // a listener is ready
 	Stopping  func(why string)                         // Run is about to end: "SIGTERM", "idle" and so on; may be nil
 	Reload    func()                                   // SIGHUP; nil ignores it
 	Signals   chan os.Signal                           // of Signals, for a program that has been loading before Run; nil: Run's own
 	Refused   func(client string, more int)            // a connection was over a limit, and more besides since the last call; once a second at most; may be nil
+	Crowding  func(crowded bool, n int)                // Hurry begins or ends, with n connections; must not wait; may be nil
+	Unproxied func(proxy string, err error)            // a connection of Proxies was closed for its header; may be nil
 	Problem   func(err error)                          // accepting failed and goes on; may be nil
 	Panicked  func(client string, v any, stack []byte) // a session ended in a bug; may be nil
 
@@ -51,10 +66,18 @@ type Server struct {
 	accepters sync.WaitGroup
 	lingering chan struct{} // refused connections that linger
 	refusals  refusals
-	mu        sync.Mutex
-	conns     map[*Conn]bool
-	perClient map[netip.Prefix]int
-	lastBusy  time.Time // when the last session ended
+	crowded   atomic.Bool
+	mu        sync.Mutex // what follows
+	conns     map[*Conn][]holder
+	held      map[holder]int // places
+	lastBusy  time.Time      // when the last session ended
+	most      int            // connections, since memory was given back
+}
+
+// holder is who holds places besides others: a client, the network that it is in, or a user of this host.
+type holder struct {
+	network netip.Prefix // not valid for a user
+	uid     int
 }
 
 // refusals counts connections over a limit between two calls of Refused.
@@ -65,6 +88,9 @@ type refusals struct {
 }
 
 const (
+	manySessions = 100             // at once, that leave memory behind worth giving back,
+	restFor      = 5 * time.Second // when three of four are gone for so long
+
 	maxLingering = 32                     // refused connections that may linger until their peer has read why
 	refuseFor    = 100 * time.Millisecond // to send that to the others; a new socket takes it at once
 )
@@ -122,6 +148,11 @@ func (s *Server) Run() error {
 	if s.IdleExit >= 0 {
 		idle = s.IdleExit
 	}
+	if s.Bound != nil {
+		if err := s.Bound(); err != nil {
+			return err
+		}
+	}
 	for _, l := range listeners {
 		if s.Listening != nil {
 			s.Listening(name(l.Addr()))
@@ -150,7 +181,8 @@ func (s *Server) Run() error {
 // serve gives a connection to Serve, unless it is over a limit. panics gets a word when that ends in a bug.
 func (s *Server) serve(raw net.Conn, panics chan<- struct{}) {
 	c := NewConn(raw)
-	if !s.admit(c) {
+	proxy := contains(s.Proxies, c.ip)
+	if !s.admit(c, !proxy) {
 		s.refuse(c)
 		return
 	}
@@ -168,8 +200,29 @@ func (s *Server) serve(raw net.Conn, panics chan<- struct{}) {
 				}
 			}
 		}()
-		s.Serve(c)
+		if !proxy || s.unwrap(c) {
+			s.Serve(c)
+		}
 	}()
+}
+
+// unwrap makes a connection of a proxy that of its client. It reports whether that is to be served.
+func (s *Server) unwrap(c *Conn) bool {
+	proxy := c.client
+	switch err := c.readProxy(); {
+	case err == io.EOF || err == ErrDraining: // somebody looked whether the port is open
+		return false
+	case err != nil:
+		if s.Unproxied != nil {
+			s.Unproxied(proxy, err)
+		}
+		c.abort()
+		return false
+	case !s.count(c):
+		s.refuse(c)
+		return false
+	}
+	return true
 }
 
 // refuse tells a connection that it is over a limit. Some may linger, so that the client surely reads it; in a flood the others are
@@ -209,7 +262,7 @@ func (r *refusals) count() (more int, now bool) {
 }
 
 func (s *Server) begin() {
-	s.conns, s.perClient, s.lingering = map[*Conn]bool{}, map[netip.Prefix]int{}, make(chan struct{}, maxLingering)
+	s.conns, s.held, s.lingering = map[*Conn][]holder{}, map[holder]int{}, make(chan struct{}, maxLingering)
 }
 
 // name writes a listener's address as --listen takes it.
@@ -437,40 +490,128 @@ func (s *Server) pause(listeners []net.Listener, paused bool) {
 	}
 }
 
-// group is what counts as one client for PerClient.
-func group(ip netip.Addr) netip.Prefix {
-	bits := 32
+// networkOf gives the network of that many bits that an address is in, by its family.
+func networkOf(ip netip.Addr, bits4, bits6 int) netip.Prefix {
+	bits := bits4
 	if ip.Is6() {
-		bits = 64
+		bits = bits6
 	}
 	p, _ := ip.Prefix(bits)
 	return p
 }
 
-func (s *Server) admit(c *Conn) bool {
+// ClientNetwork is what counts as one client: an IPv4 address, or an IPv6 network of 64 bits, in which a host chooses its addresses.
+func ClientNetwork(ip netip.Addr) netip.Prefix { return networkOf(ip, 32, 64) }
+
+func contains(networks []netip.Prefix, ip netip.Addr) bool {
+	return slices.ContainsFunc(networks, func(n netip.Prefix) bool { return n.Contains(ip) })
+}
+
+// take gives a connection one of all places.
+func (s *Server) take(c *Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	g := group(c.ip)
-	if s.Limit > 0 && len(s.conns) >= s.Limit || s.PerClient > 0 && c.ip.IsValid() && s.perClient[g] >= s.PerClient {
+	if s.Limit > 0 && len(s.conns) >= s.Limit {
 		return false
 	}
 	s.sessions.Add(1)
-	s.conns[c] = true
-	s.perClient[g]++
+	s.conns[c] = nil
+	s.most = max(s.most, len(s.conns))
+	c.server = s
+	s.crowd()
+	return true
+}
+
+// admit gives a connection a place, and counts it as its client's where that one is known.
+func (s *Server) admit(c *Conn, known bool) bool {
+	if !s.take(c) {
+		return false
+	}
+	if known && !s.count(c) {
+		s.leave(c)
+		return false
+	}
+	return true
+}
+
+// count counts the place of a connection as its client's. False says that this one has too many.
+func (s *Server) count(c *Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var holders []holder
+	over := false
+	hold := func(h holder, limit int) {
+		if limit > 0 {
+			holders = append(holders, h)
+			over = over || s.held[h] >= limit
+		}
+	}
+	if c.ip.IsValid() {
+		hold(holder{network: ClientNetwork(c.ip)}, s.PerClient)
+		if !contains(s.Known, c.ip) {
+			hold(holder{network: networkOf(c.ip, 24, 48)}, s.PerNetwork)
+		}
+	} else if c.uid > 0 {
+		hold(holder{uid: c.uid}, s.PerUser)
+	}
+	if over {
+		return false
+	}
+	for _, h := range holders {
+		s.held[h]++
+	}
+	s.conns[c] = holders
 	return true
 }
 
 func (s *Server) leave(c *Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for _, h := range s.conns[c] {
+		if s.held[h]--; s.held[h] == 0 {
+			delete(s.held, h)
+		}
+	}
 	delete(s.conns, c)
-	g := group(c.ip)
-	s.perClient[g]--
-	if s.perClient[g] == 0 {
-		delete(s.perClient, g)
+	s.crowd()
+	if s.most >= manySessions && len(s.conns) == s.most/4 { // once on the way down
+		time.AfterFunc(restFor, s.rest)
 	}
 	s.lastBusy = clock.Now()
 	s.sessions.Done()
+}
+
+// rest gives back memory to the system when there are still few sessions. Left alone the runtime keeps it for many minutes.
+func (s *Server) rest() {
+	s.mu.Lock()
+	few := s.most >= manySessions && len(s.conns) <= s.most/4
+	if few {
+		s.most = len(s.conns)
+	}
+	s.mu.Unlock()
+	if few {
+		runtime.GC() // a sync.Pool is empty after the second
+		debug.FreeOSMemory()
+	}
+}
+
+// crowd begins or ends the hurry.
+func (s *Server) crowd() {
+	n, was := len(s.conns), s.crowded.Load()
+	now := 5*n >= 4*s.Limit || was && 5*n > 3*s.Limit
+	if s.Hurry == 0 || s.Limit == 0 || now == was {
+		return
+	}
+	s.crowded.Store(now)
+	if now {
+		until := clock.Now().Add(s.Hurry)
+		for c := range s.conns {
+			c.hasten(until)
+		}
+	}
+	if s.Crowding != nil {
+		s.Crowding(now, n)
+	}
 }
 
 // wait returns when the server is to stop, and why; "" when the connections that it was given are over.

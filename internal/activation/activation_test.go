@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -709,7 +710,7 @@ func TestFloodOfRefusals(t *testing.T) {
 	var told atomic.Int32
 	s := &Server{Limit: 1, Busy: "421 busy", Refused: func(string, int) { told.Add(1) }}
 	s.begin()
-	if !s.admit(NewConn(&fake{})) {
+	if !s.admit(NewConn(&fake{}), true) {
 		t.Fatal("not admitted")
 	}
 	const flood = 10 * maxLingering
@@ -901,38 +902,117 @@ func TestChildren(t *testing.T) {
 
 func TestAdmit(t *testing.T) {
 	at := func(ip string) net.Addr { return &net.TCPAddr{IP: net.ParseIP(ip)} }
+	unix := &net.UnixAddr{Name: "@"}
 	for _, tt := range []struct {
-		name             string
-		limit, perClient int
-		from             []net.Addr
-		refused          int // index of the only one refused; -1 none
+		name    string
+		limits  *Server
+		from    []net.Addr
+		uid     int
+		refused int // index of the only one refused; -1 none
 	}{
-		{"no limits", 0, 0, []net.Addr{at("192.0.2.1"), at("192.0.2.1"), at("192.0.2.1")}, -1},
-		{"limit", 2, 0, []net.Addr{at("192.0.2.1"), at("192.0.2.2"), at("192.0.2.3")}, 2},
-		{"IPv4", 0, 2, []net.Addr{at("192.0.2.1"), at("192.0.2.2"), at("192.0.2.1"), at("192.0.2.1")}, 3},
-		{"IPv4 in IPv6", 0, 1, []net.Addr{at("192.0.2.1"), at("::ffff:192.0.2.1")}, 1},
-		{"IPv6 /64", 0, 2, []net.Addr{at("2001:db8::1"), at("2001:db8::ffff:1"), at("2001:db8:0:1::1"), at("2001:db8::2")}, 3},
-		{"UNIX sockets", 0, 1, []net.Addr{&net.UnixAddr{Name: "@"}, &net.UnixAddr{Name: "@"}, pipeAddr{}}, -1},
+		{"no limits", &Server{}, []net.Addr{at("192.0.2.1"), at("192.0.2.1"), at("192.0.2.1")}, 0, -1},
+		{"limit", &Server{Limit: 2}, []net.Addr{at("192.0.2.1"), at("192.0.2.2"), at("192.0.2.3")}, 0, 2},
+		{"IPv4", &Server{PerClient: 2}, []net.Addr{at("192.0.2.1"), at("192.0.2.2"), at("192.0.2.1"), at("192.0.2.1")}, 0, 3},
+		{"IPv4 in IPv6", &Server{PerClient: 1}, []net.Addr{at("192.0.2.1"), at("::ffff:192.0.2.1")}, 0, 1},
+		{"IPv6 /64", &Server{PerClient: 2}, []net.Addr{at("2001:db8::1"), at("2001:db8::ffff:1"), at("2001:db8:0:1::1"), at("2001:db8::2")}, 0, 3},
+		{"IPv4 /24", &Server{PerClient: 2, PerNetwork: 3}, []net.Addr{at("192.0.2.1"), at("192.0.2.2"), at("192.0.3.1"), at("192.0.2.1"), at("192.0.2.3")}, 0, 4},
+		{"IPv6 /48", &Server{PerNetwork: 2}, []net.Addr{at("2001:db8::1"), at("2001:db8:0:1::1"), at("2001:db8:1::1"), at("2001:db8:0:2::1")}, 0, 3},
+		{"known", &Server{PerNetwork: 1, Known: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/30")}}, []net.Addr{at("192.0.2.1"), at("192.0.2.2"), at("192.0.2.4"), at("192.0.2.5")}, 0, 3},
+		{"UNIX sockets", &Server{PerClient: 1, PerNetwork: 1}, []net.Addr{unix, unix, pipeAddr{}}, 1, -1},
+		{"UNIX user", &Server{PerUser: 2}, []net.Addr{unix, unix, unix}, 1000, 2},
+		{"root", &Server{PerUser: 2}, []net.Addr{unix, unix, unix}, 0, -1},
 	} {
-		s := &Server{Limit: tt.limit, PerClient: tt.perClient}
+		s := tt.limits
 		s.begin()
 		var conns []*Conn
 		for i, addr := range tt.from {
 			c := NewConn(&fake{remote: addr})
-			ok := s.admit(c)
+			c.uid = tt.uid
+			ok := s.admit(c, true)
 			if ok != (i != tt.refused) {
 				t.Errorf("%s: connection %d from %v: %v", tt.name, i, addr, ok)
 			}
 			if ok {
+				c.Assume("", netip.MustParseAddr("192.0.2.99"), netip.Addr{}) // whoever it becomes, it gives back what it took
 				conns = append(conns, c)
 			}
 		}
 		for _, c := range conns {
 			s.leave(c)
 		}
-		if len(s.conns) != 0 || len(s.perClient) != 0 {
-			t.Errorf("%s: %d and %d left when all are gone", tt.name, len(s.conns), len(s.perClient))
+		if len(s.conns) != 0 || len(s.held) != 0 {
+			t.Errorf("%s: %d and %d left when all are gone", tt.name, len(s.conns), len(s.held))
 		}
+	}
+}
+
+// TestHurry: when places get scarce those who only wait have to be quick, also those who began to wait before; one in a transaction has not.
+func TestHurry(t *testing.T) {
+	var told []string
+	s := &Server{Limit: 10, Hurry: 10 * time.Second, Crowding: func(crowded bool, n int) { told = append(told, fmt.Sprint(crowded, n)) }}
+	s.begin()
+	now := time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC)
+	clock.Set(func() time.Time { return now })
+	defer clock.Set(nil)
+	var conns []*Conn
+	var raws []*fake
+	come := func(n int) {
+		for range n {
+			raw := &fake{reads: []any{"x", "x", "x"}}
+			c := NewConn(raw)
+			if !s.admit(c, true) {
+				t.Fatal("not admitted")
+			}
+			c.Timeout(5 * time.Minute)
+			conns, raws = append(conns, c), append(raws, raw)
+		}
+	}
+	read := func(i int, waiting bool) {
+		conns[i].Wait(waiting)
+		if _, err := conns[i].Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	last := func(i int, want time.Duration) {
+		t.Helper()
+		if got := raws[i].read[len(raws[i].read)-1].Sub(now); got != want {
+			t.Errorf("connection %d has %v, want %v", i, got, want)
+		}
+	}
+	leave := func(n int) {
+		for _, c := range conns[len(conns)-n:] {
+			s.leave(c)
+		}
+		conns = conns[:len(conns)-n]
+	}
+	come(7)
+	read(0, true)
+	read(1, false)
+	last(0, 5*time.Minute)
+	if conns[0].Crowded() {
+		t.Error("crowded with 7 of 10")
+	}
+	come(1)
+	last(0, 10*time.Second)
+	last(1, 5*time.Minute)
+	read(2, true)
+	last(2, 10*time.Second)
+	read(2, false)
+	last(2, 5*time.Minute)
+	come(1)
+	leave(2) // 7 are no reason to forget it
+	if !conns[0].Crowded() {
+		t.Error("not crowded with 7 of 10, after 9")
+	}
+	leave(1)
+	if conns[0].Crowded() {
+		t.Error("crowded with 6 of 10")
+	}
+	read(0, true)
+	last(0, 5*time.Minute)
+	leave(6)
+	if got := strings.Join(told, ", "); got != "true 8, false 6" {
+		t.Errorf("told %q", got)
 	}
 }
 

@@ -41,6 +41,7 @@ type Conn struct {
 	uid     int
 	private bool
 
+	ahead   []byte // read with the PROXY header that it stood behind
 	readErr error
 	sawEOF  atomic.Bool
 
@@ -50,8 +51,10 @@ type Conn struct {
 	mu       sync.Mutex // what follows
 	timeout  time.Duration
 	until    time.Time
+	armed    time.Time // the deadline of the Read that is on
 	waiting  bool
 	draining bool
+	server   *Server // whose places may become scarce; nil without one
 }
 
 // NewConn puts the guard on a connection. Server does it for those it accepts; tests do it for theirs.
@@ -104,6 +107,18 @@ func (c *Conn) LocalIP() netip.Addr { return c.local }
 // super-server names: it counts as protected like TLS, and as somebody on this host.
 func (c *Conn) Private() bool { return c.private }
 
+// Assume makes c the connection of another client, whom a proxy speaks for, to the address local. client is its name for log and trace, "" for "unknown"; ip and local
+// may be invalid. It is a client on the network, known or not: never Private. Only the session's own goroutine may call it.
+func (c *Conn) Assume(client string, ip, local netip.Addr) {
+	c.ip, c.local, c.client, c.private, c.uid = ip.Unmap(), local.Unmap(), client, false, -1
+	switch {
+	case c.ip.IsValid():
+		c.client = c.ip.WithZone("").String()
+	case client == "":
+		c.client = "unknown"
+	}
+}
+
 // UID is the user at the other end of a UNIX socket; -1 elsewhere.
 func (c *Conn) UID() int { return c.uid }
 
@@ -153,6 +168,13 @@ func (c *Conn) Read(p []byte) (int, error) {
 		c.readErr = err
 		return 0, err
 	}
+	if len(c.ahead) > 0 {
+		n := copy(p, c.ahead)
+		if c.ahead = c.ahead[n:]; len(c.ahead) == 0 {
+			c.ahead = nil
+		}
+		return n, nil
+	}
 	n, err := c.raw.Read(p)
 	if err != nil {
 		c.mu.Lock()
@@ -178,10 +200,33 @@ func (c *Conn) arm() error {
 	if c.timeout > 0 {
 		t = clock.Now().Add(c.timeout)
 	}
-	if !c.until.IsZero() && (t.IsZero() || c.until.Before(t)) {
-		t = c.until
+	t = earlier(t, c.until)
+	if c.waiting && c.Crowded() {
+		t = earlier(t, clock.Now().Add(c.server.Hurry))
 	}
+	c.armed = t
 	return c.raw.SetReadDeadline(t)
+}
+
+// earlier gives the earlier of two times, where the zero time is never.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// Crowded reports whether the server has few places left, see Server.Hurry: a session should not take long, nor suffer much.
+func (c *Conn) Crowded() bool { return c.server != nil && c.server.crowded.Load() }
+
+// hasten shortens the pending Read of a session that waits.
+func (c *Conn) hasten(until time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.waiting && !c.draining && (c.armed.IsZero() || until.Before(c.armed)) {
+		c.armed = until
+		_ = c.raw.SetReadDeadline(until) // a connection without deadlines keeps its place
+	}
 }
 
 // Write holds p back; see Conn.

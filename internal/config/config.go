@@ -21,6 +21,7 @@ import (
 
 	"github.com/postel-mail/postel/internal/address"
 	"github.com/postel-mail/postel/internal/destination"
+	"github.com/postel-mail/postel/internal/screen"
 )
 
 // DefaultFile is read when neither --config nor $POSTEL_CONFIG names another.
@@ -43,6 +44,10 @@ type Config struct {
 	SMTP               SMTP                    `toml:"smtp"`
 	DNS                DNS                     `toml:"dns"`
 	TLS                TLS                     `toml:"tls"`
+	SMTPD              SMTPD                   `toml:"smtpd"`
+	Screen             Screen                  `toml:"screen"`
+	Auth               Auth                    `toml:"auth"`
+	Submission         Submission              `toml:"submission"`
 	Queue              Queue                   `toml:"queue"`
 	Limits             Limits                  `toml:"limits"`
 }
@@ -64,9 +69,45 @@ type DNS struct {
 
 // TLS is [tls]: postel as a server.
 type TLS struct {
-	Certificate    string         `toml:"certificate"`
-	Key            string         `toml:"key"`
+	Certificate    Files          `toml:"certificate"`
+	Key            Files          `toml:"key"` // of the certificate in the same place
+	SessionTickets bool           `toml:"session_tickets"`
 	PlaintextLogin []netip.Prefix `toml:"plaintext_login"`
+	ClientCA       string         `toml:"client_ca"` // "": clients are not asked
+}
+
+// Auth is [auth]: how users log in.
+type Auth struct {
+	TokenCheck Command `toml:"token_check"`
+}
+
+// SMTPD is [smtpd].
+type SMTPD struct {
+	VerifyRelay     bool           `toml:"verify_relay"`
+	BareNewline     BareNewline    `toml:"bare_newline"`
+	ProxyNetworks   []netip.Prefix `toml:"proxy_networks"`
+	XclientNetworks []netip.Prefix `toml:"xclient_networks"`
+}
+
+// Screen is [screen].
+type Screen struct {
+	GreetDelay Duration      `toml:"greet_delay"`
+	DNSLists   []screen.List `toml:"dns_lists"`
+	RefuseAt   int           `toml:"refuse_at"`
+	NoName     int           `toml:"no_name"`
+	OwnName    bool          `toml:"own_name"`
+	Greylist   Duration      `toml:"greylist"`
+}
+
+const (
+	maxLists      = 20 // of [screen]
+	maxGreetDelay = Duration(time.Minute)
+	maxGreylist   = Duration(24 * time.Hour)
+)
+
+// Submission is [submission].
+type Submission struct {
+	Senders string `toml:"senders"`
 }
 
 // Queue is [queue].
@@ -81,12 +122,17 @@ type Queue struct {
 
 // Limits is [limits].
 type Limits struct {
-	MessageSize          Size `toml:"message_size"`
-	Recipients           int  `toml:"recipients"`
-	Connections          int  `toml:"connections"`
-	ConnectionsPerClient int  `toml:"connections_per_client"`
-	Hops                 int  `toml:"hops"`
-	MinFree              Size `toml:"min_free"` // -1: queue.MinFree
+	MessageSize           Size `toml:"message_size"`
+	Recipients            int  `toml:"recipients"`
+	Connections           int  `toml:"connections"`
+	ConnectionsPerClient  int  `toml:"connections_per_client"`
+	ConnectionsPerNetwork int  `toml:"connections_per_network"` // 0 no limit
+	RateConnections       int  `toml:"rate_connections"`        // 0 no limit
+	RateMessages          int  `toml:"rate_messages"`
+	RateRecipients        int  `toml:"rate_recipients"`
+	SentPerHour           int  `toml:"sent_per_hour"` // recipients of one user; 0 no limit
+	Hops                  int  `toml:"hops"`
+	MinFree               Size `toml:"min_free"` // -1: queue.MinFree
 }
 
 // Load reads the file, or with "" $POSTEL_CONFIG, or DefaultFile. Only the last of the three may be missing.
@@ -123,11 +169,12 @@ func Parse(r io.Reader, name string) (*Config, error) {
 		RecipientDelimiter: "+",
 		RelayNetworks:      []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
 		SMTP:               SMTP{Port: 25, Credentials: "/etc/postel/credentials"},
-		TLS:                TLS{Certificate: "/etc/postel/tls/cert.pem", Key: "/etc/postel/tls/key.pem"},
+		TLS:                TLS{Certificate: Files{"/etc/postel/tls/cert.pem"}, Key: Files{"/etc/postel/tls/key.pem"}, SessionTickets: true},
+		Screen:             Screen{RefuseAt: 3},
 		Queue: Queue{Lifetime: Duration(5 * 24 * time.Hour), BounceLifetime: Duration(24 * time.Hour), Warn: Duration(4 * time.Hour),
 			Retry:       []Duration{Duration(5 * time.Minute), Duration(4 * time.Hour)},
 			Concurrency: 20, Processes: 100},
-		Limits: Limits{MessageSize: 50 << 20, Recipients: 1000, Connections: 500, ConnectionsPerClient: 50, Hops: 50, MinFree: -1},
+		Limits: Limits{MessageSize: 50 << 20, Recipients: 1000, Connections: 500, ConnectionsPerClient: 50, ConnectionsPerNetwork: -1, Hops: 50, MinFree: -1},
 	}
 	text, err := io.ReadAll(io.LimitReader(r, maxFile+1))
 	if err == nil && len(text) > maxFile {
@@ -147,6 +194,9 @@ func Parse(r io.Reader, name string) (*Config, error) {
 	own := Domain{strings.ToLower(c.Hostname)}
 	if c.Domains == nil || len(c.Domains) > 0 && !slices.Contains(c.Domains, own) {
 		c.Domains = append(c.Domains, own) // names without a domain, and reports, are completed with it
+	}
+	if c.Limits.ConnectionsPerNetwork == -1 {
+		c.Limits.ConnectionsPerNetwork = 2 * c.Limits.ConnectionsPerClient
 	}
 	if key, err := c.check(); err != nil {
 		return nil, fmt.Errorf("%s%s: %s: %w", name, locate(string(text), key), key, err)
@@ -218,10 +268,20 @@ func (c *Config) check() (key string, err error) {
 			return n.key, errors.New("must be 1 or more")
 		}
 	}
+	for _, n := range []struct {
+		key   string
+		value int
+	}{{"limits.connections_per_network", l.ConnectionsPerNetwork}, {"limits.rate_connections", l.RateConnections},
+		{"limits.rate_messages", l.RateMessages}, {"limits.rate_recipients", l.RateRecipients}, {"limits.sent_per_hour", l.SentPerHour}} {
+		if n.value < 0 {
+			return n.key, errors.New("must be 0, for no limit, or more")
+		}
+	}
 	for _, d := range []struct {
 		key   string
 		value []Duration
-	}{{"queue.lifetime", []Duration{q.Lifetime}}, {"queue.bounce_lifetime", []Duration{q.BounceLifetime}}, {"queue.warn", []Duration{q.Warn}}, {"queue.retry", q.Retry}} {
+	}{{"queue.lifetime", []Duration{q.Lifetime}}, {"queue.bounce_lifetime", []Duration{q.BounceLifetime}}, {"queue.warn", []Duration{q.Warn}}, {"queue.retry", q.Retry},
+		{"screen.greet_delay", []Duration{c.Screen.GreetDelay}}, {"screen.greylist", []Duration{c.Screen.Greylist}}} {
 		for _, v := range d.value {
 			if v > 0 && v < Duration(time.Second) { // a bare number is nanoseconds to go-toml
 				return d.key, errors.New("a duration has a unit and stands in quotes; write \"30s\", \"5m\", \"4h\" or \"5d\"")
@@ -239,12 +299,32 @@ func (c *Config) check() (key string, err error) {
 		return "queue.lifetime", errors.New("must be longer than nothing")
 	case q.BounceLifetime <= 0:
 		return "queue.bounce_lifetime", errors.New("must be longer than nothing")
+	case c.Screen.GreetDelay > maxGreetDelay:
+		return "screen.greet_delay", errors.New("must be a minute or less: clients wait five at most (RFC 5321 4.5.3.2.1)")
+	case c.Screen.Greylist > maxGreylist:
+		return "screen.greylist", errors.New("must be a day or less")
+	case len(c.Screen.DNSLists) > maxLists:
+		return "screen.dns_lists", fmt.Errorf("the list has more than %d lists", maxLists)
+	case c.Screen.RefuseAt < 1:
+		return "screen.refuse_at", errors.New("must be 1 or more")
+	case c.Screen.NoName < 0 || c.Screen.NoName > 100:
+		return "screen.no_name", errors.New("must be from 0 to 100")
 	case c.SMTP.Port < 1 || c.SMTP.Port > 65535:
 		return "smtp.port", fmt.Errorf("%d is not a port", c.SMTP.Port)
 	case c.SMTP.Certificate == "" && c.SMTP.Key != "":
 		return "smtp.key", errors.New("smtp.certificate is missing")
 	case c.SMTP.Certificate != "" && c.SMTP.Key == "":
 		return "smtp.certificate", errors.New("smtp.key is missing")
+	case len(c.TLS.Certificate) == 0 || len(c.TLS.Certificate) > maxCertificates:
+		return "tls.certificate", fmt.Errorf("1 to %d files are needed", maxCertificates)
+	case len(c.TLS.Key) != len(c.TLS.Certificate):
+		return "tls.key", fmt.Errorf("there are %d keys and %d certificates", len(c.TLS.Key), len(c.TLS.Certificate))
+	case len(c.Auth.TokenCheck) > 0 && !strings.HasPrefix(c.Auth.TokenCheck[0], "/"):
+		return "auth.token_check", fmt.Errorf("%q is not an absolute path", c.Auth.TokenCheck[0])
+	case c.TLS.ClientCA != "" && !strings.HasPrefix(c.TLS.ClientCA, "/"):
+		return "tls.client_ca", fmt.Errorf("%q is not an absolute path", c.TLS.ClientCA)
+	case c.Submission.Senders != "" && !strings.HasPrefix(c.Submission.Senders, "/"):
+		return "submission.senders", fmt.Errorf("%q is not an absolute path", c.Submission.Senders)
 	case l.Recipients < 100:
 		return "limits.recipients", errors.New("must be 100 or more (RFC 5321 4.5.3.1.8)")
 	case l.MessageSize < 64<<10:
@@ -335,6 +415,28 @@ func (h *Hops) UnmarshalText(b []byte) error {
 	return err
 }
 
+// Files are names of files: one as a string, or a list of them.
+type Files []string
+
+// Command is a program, an absolute path, and its arguments; nil is none. It is written as one string, in the words of destination.SplitWords.
+type Command []string
+
+// UnmarshalText reads a command.
+func (c *Command) UnmarshalText(b []byte) error {
+	words, err := destination.SplitWords(string(b))
+	*c = words
+	return err
+}
+
+// maxCertificates bounds those of [tls].
+const maxCertificates = 100
+
+// UnmarshalText reads a single one; a list comes as one by itself.
+func (f *Files) UnmarshalText(b []byte) error {
+	*f = Files{string(b)}
+	return nil
+}
+
 // maxHops bounds the next hops of a route.
 const maxHops = 10
 
@@ -402,6 +504,26 @@ func (l *TLSLevel) UnmarshalText(b []byte) error {
 		}
 	}
 	return fmt.Errorf("%q is none of off, opportunistic, require", b)
+}
+
+// BareNewline is what becomes of a CR or LF in a message that is not part of CRLF.
+type BareNewline int
+
+// The ways, as they are written.
+const (
+	BareNewlineRefuse BareNewline = iota
+	BareNewlineNormalise
+)
+
+// UnmarshalText reads a way.
+func (n *BareNewline) UnmarshalText(b []byte) error {
+	for i, name := range []string{"refuse", "normalise"} {
+		if string(b) == name {
+			*n = BareNewline(i)
+			return nil
+		}
+	}
+	return fmt.Errorf("%q is neither refuse nor normalise", b)
 }
 
 // Duration is written 30s, 5m, 4h, 5d, or joined as 1h30m.

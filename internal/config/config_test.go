@@ -7,6 +7,16 @@ import (
 	"time"
 )
 
+// TestConnectionsPerNetwork: it follows what one client may have, unless it is named.
+func TestConnectionsPerNetwork(t *testing.T) {
+	for in, want := range map[string]int{"connections_per_client = 7": 14, "connections_per_network = 0": 0, "connections_per_client = 7\nconnections_per_network = 3": 3} {
+		c, err := Parse(strings.NewReader("hostname = \"mail.example.org\"\n[limits]\n"+in), "x")
+		if err != nil || c.Limits.ConnectionsPerNetwork != want {
+			t.Errorf("%q: %d, %v; want %d", in, c.Limits.ConnectionsPerNetwork, err, want)
+		}
+	}
+}
+
 func TestDefaults(t *testing.T) {
 	c, err := Parse(strings.NewReader(`hostname = "mail.example.org"`), "x")
 	if err != nil {
@@ -17,6 +27,9 @@ func TestDefaults(t *testing.T) {
 	}
 	if got := time.Duration(c.Queue.Lifetime); got != 5*24*time.Hour {
 		t.Errorf("lifetime %v", got)
+	}
+	if got := c.Limits.ConnectionsPerNetwork; got != 100 {
+		t.Errorf("connections of a network %d", got)
 	}
 }
 
@@ -44,8 +57,23 @@ func TestErrors(t *testing.T) {
 		{"[queue]\nlifetime = 5", "f:2:12: queue.lifetime: a duration has a unit"},
 		{"[queue]\nretry = [300, \"4h\"]", "f:2:9: queue.retry: a duration has a unit"},
 		{"users = \"nobody\"", "f:1:9: users: "},
+		{"[tls]\ncertificate = []\nkey = []", "f:2:15: tls.certificate: 1 to "},
+		{"[tls]\ncertificate = [\"/a\", \"/b\"]\nkey = \"/k\"", "f:3:7: tls.key: there are 1 keys and 2 certificates"},
+		{"[tls]\nkey = [1]", "f:2:8: tls.key"},
+		{"[tls]\nsession_tickets = \"no\"", "f:2:19: tls.session_tickets: "},
+		{"[smtpd]\nbare_newline = \"ignore\"", "f:2:16: smtpd.bare_newline: "},
+		{"[auth]\ntoken_check = \"check me\"", "f:2:15: auth.token_check: \"check\" is not an absolute path"},
+		{"[auth]\ntoken_check = \"/check 'me\"", "f:2:15: auth.token_check: a quote is not closed"},
+		{"[tls]\nclient_ca = \"ca.pem\"", "f:2:13: tls.client_ca: \"ca.pem\" is not"},
 		{"[queue]\nretry = [\"5m\"]", "f:2:9: queue.retry: "},
 		{"[queue]\nbounce_lifetime = \"0s\"", "f:2:19: queue.bounce_lifetime: "},
+		{"[screen]\ngreet_delay = \"2m\"", "f:2:15: screen.greet_delay: "},
+		{"[screen]\ngreylist = \"2d\"", "f:2:12: screen.greylist: "},
+		{"[screen]\nrefuse_at = 0", "f:2:13: screen.refuse_at: "},
+		{"[screen]\nno_name = -1", "f:2:11: screen.no_name: "},
+		{"[screen]\ndns_lists = [\"bl\"]", "f:2:14: screen.dns_lists: \"bl\": the list has no domain"},
+		{"[screen]\ndns_lists = [\"a.example\",\n\"bl.example=x\"]", "f:3:1: screen.dns_lists: \"bl.example=x\": the weight"},
+		{"[screen]\ndns_lists = [" + strings.Repeat("\"a.example\",", 21) + "]", "f:2:13: screen.dns_lists: the list has more than 20 "},
 		{"x = ", "f:1:"},
 	} {
 		_, err := Parse(strings.NewReader(tt.in), "f")

@@ -3,18 +3,17 @@
 package daemon
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"slices"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/postel-mail/postel/internal/activation"
 	"github.com/postel-mail/postel/internal/config"
+	"github.com/postel-mail/postel/internal/confine"
 	"github.com/postel-mail/postel/internal/maillog"
 	"github.com/postel-mail/postel/internal/process"
 	"github.com/postel-mail/postel/internal/program"
@@ -35,6 +34,7 @@ type Daemon struct {
 	idleExit  string
 	current   atomic.Pointer[Engine] // what new sessions get; replaced by SIGHUP
 	unreadKey atomic.Pointer[error]  // why the single session of a user goes without TLS
+	offersTLS atomic.Bool            // there was a certificate
 }
 
 // New makes a server program; it takes no arguments besides flags.
@@ -66,6 +66,10 @@ type Service struct {
 	Serve func(conn *activation.Conn)
 	// Stopping is called when the server begins to stop; may be nil.
 	Stopping func()
+	// Tune sets what this server alone asks of its connections; may be nil.
+	Tune func(c *config.Config, a *activation.Server)
+	// Bounds is what the server is confined to once its sockets are open; nil: it stays as it was started.
+	Bounds func(c *config.Config) confine.Bounds
 }
 
 // Run serves until a signal, the idle time, or the end of the single session. With --check it only loads. It is the RunE of a server.
@@ -100,6 +104,9 @@ func (d *Daemon) Run(s Service) error {
 		return err
 	}
 	a.Signals = signals
+	if s.Bounds != nil {
+		a.Bound = func() error { return d.confine(s.Bounds(c)) }
+	}
 	stop := d.announce(a, s)
 	if err := a.Run(); err != nil {
 		return err
@@ -136,6 +143,28 @@ func (d *Daemon) announce(a *activation.Server, s Service) (stop func()) {
 	}
 }
 
+// confine gives up what the server does not need. What it writes besides is the folders of its UNIX sockets, which it removes at the end.
+func (d *Daemon) confine(b confine.Bounds) error {
+	for _, addr := range d.Listen {
+		if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+			b.Write = append(b.Write, filepath.Dir(path))
+		}
+	}
+	file, err := d.ConfigPath()
+	if err != nil {
+		return sysexits.With(sysexits.OSErr, err)
+	}
+	b.Read = append(b.Read, file)
+	text, err := confine.Enter(b)
+	if err != nil {
+		return sysexits.With(sysexits.TempFail, err)
+	}
+	if !d.Single() { // not for each connection
+		d.Log.Confined(text)
+	}
+	return nil
+}
+
 func (d *Daemon) server(c *config.Config, s Service) (*activation.Server, error) {
 	idle := time.Duration(-1)
 	if d.idleExit != "" {
@@ -147,17 +176,22 @@ func (d *Daemon) server(c *config.Config, s Service) (*activation.Server, error)
 	a := &activation.Server{
 		Listen: d.Listen, IdleExit: idle,
 		Limit: c.Limits.Connections, PerClient: c.Limits.ConnectionsPerClient,
-		Serve:    s.Serve,
-		Refused:  d.refused,
-		Problem:  func(err error) { d.Log.Problem("", err) },
-		Panicked: d.Log.Panic,
-		Reload:   func() { d.reload(s) },
+		Serve:     s.Serve,
+		Refused:   d.refused,
+		Problem:   func(err error) { d.Log.Problem("", err) },
+		Unproxied: func(proxy string, err error) { d.Log.Disconnect(proxy, "PROXY header: "+err.Error()) },
+		Crowding:  d.crowding,
+		Panicked:  d.Log.Panic,
+		Reload:    func() { d.reload(s) },
 	}
 	if a.Serve == nil {
 		a.Serve = d.serve
 	}
 	if !d.ImplicitTLS {
 		a.Busy = s.Busy(c)
+	}
+	if s.Tune != nil {
+		s.Tune(c, a)
 	}
 	return a, nil
 }
@@ -167,6 +201,14 @@ func (d *Daemon) serve(conn *activation.Conn) {
 		d.Log.Problem("", *err)
 	}
 	(*d.current.Load()).ServeConn(conn)
+}
+
+func (d *Daemon) crowding(crowded bool, n int) {
+	if crowded {
+		d.Log.Stress(n)
+	} else {
+		d.Log.StressOver(n)
+	}
 }
 
 func (d *Daemon) refused(client string, more int) {
@@ -194,8 +236,7 @@ func (d *Daemon) reload(s Service) {
 // NeedPasswords says what stands in the way of logging in. With --check that is an error; a server that stays tells it and goes on; for a single
 // session it is told when somebody tries. A server that only listens on UNIX sockets and trusts their clients (trusted) needs none.
 func (d *Daemon) NeedPasswords(users *userdb.DB, trusted bool) error {
-	onlyUnix := len(d.Listen) > 0 && !slices.ContainsFunc(d.Listen, func(a string) bool { return !strings.HasPrefix(a, "unix:") })
-	if trusted && onlyUnix || d.Single() && !d.CheckOnly {
+	if trusted && d.onlyUnix() || d.Single() && !d.CheckOnly {
 		return nil
 	}
 	err := users.CheckPasswords()
@@ -204,29 +245,4 @@ func (d *Daemon) NeedPasswords(users *userdb.DB, trusted bool) error {
 	}
 	d.Log.Problem("", err)
 	return nil
-}
-
-// TLS is the server's side of TLS, from 1.2 on (RFC 8996), with the certificate that the configuration names. Without one it is nil, and the server works
-// without offering verb, which is said once; with --tls that is an error. A single session without --tls may lack the right to read the
-// key: a user who tries something by hand.
-func (d *Daemon) TLS(c *config.Config, verb string) (*tls.Config, error) {
-	pair, err := tls.LoadX509KeyPair(c.TLS.Certificate, c.TLS.Key)
-	if err == nil {
-		return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}}, nil
-	}
-	missing := fmt.Errorf("%s is not offered, there is no certificate that can be read: %w", verb, err)
-	switch {
-	case d.ImplicitTLS:
-	case errors.Is(err, fs.ErrNotExist):
-		if d.CheckOnly {
-			d.Say(missing)
-		} else if !d.Single() { // not for each connection
-			d.Log.Problem("", missing)
-		}
-		return nil, nil
-	case errors.Is(err, fs.ErrPermission) && d.Single() && !d.CheckOnly:
-		d.unreadKey.Store(&missing)
-		return nil, nil
-	}
-	return nil, fmt.Errorf("cannot read the certificate %s with key %s: %w", c.TLS.Certificate, c.TLS.Key, err)
 }

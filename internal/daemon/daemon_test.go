@@ -136,13 +136,13 @@ func TestUsage(t *testing.T) {
 }
 
 // certificate writes a certificate and its key, which nobody but its owner may read.
-func certificate(t *testing.T, dir string) (cert, key string) {
+func certificate(t *testing.T, dir string, names ...string) (cert, key string) {
 	t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Unix(1<<33, 0)}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: names, NotAfter: time.Unix(1<<33, 0)}
 	c, err := x509.CreateCertificate(rand.Reader, template, template, &k.PublicKey, k)
 	if err != nil {
 		t.Fatal(err)
@@ -194,24 +194,35 @@ func openDir(t *testing.T) string {
 // TestTLS: who has no right to the key has a session without TLS, by hand, and nothing else.
 func TestTLS(t *testing.T) {
 	c := &config.Config{}
-	c.TLS.Certificate, c.TLS.Key = certificate(t, openDir(t))
+	cert, key := certificate(t, openDir(t))
+	c.TLS.Certificate, c.TLS.Key = config.Files{cert}, config.Files{key}
 	missing := &config.Config{}
-	missing.TLS.Certificate, missing.TLS.Key = "/nonexistent/cert", "/nonexistent/key"
+	missing.TLS.Certificate, missing.TLS.Key = config.Files{"/nonexistent/cert"}, config.Files{"/nonexistent/key"}
+	broken := &config.Config{}
+	broken.TLS.Certificate, broken.TLS.Key = config.Files{"/dev/null"}, config.Files{"/dev/null"}
 	for _, tt := range []struct {
 		name    string
 		config  *config.Config
 		change  func(*Daemon)
 		fails   bool
+		told    int  // lines in the log at the start
 		problem bool // at a connection from the network
 	}{
-		{"by hand", c, func(*Daemon) {}, false, true},
-		{"by hand with --tls", c, func(d *Daemon) { d.ImplicitTLS = true }, true, false},
-		{"as a server", c, func(d *Daemon) { d.Listen = []string{"127.0.0.1:0"} }, true, false},
-		{"with --check", c, func(d *Daemon) { d.CheckOnly = true }, true, false},
-		{"without a certificate", missing, func(*Daemon) {}, false, false},
-		{"without a certificate, with --tls", missing, func(d *Daemon) { d.ImplicitTLS = true }, true, false},
-		{"without a certificate, with --check", missing, func(d *Daemon) { d.CheckOnly = true }, false, false},
-		{"without a certificate, with --check --tls", missing, func(d *Daemon) { d.CheckOnly, d.ImplicitTLS = true, true }, true, false},
+		{"by hand", c, func(*Daemon) {}, false, 0, true},
+		{"by hand with --tls", c, func(d *Daemon) { d.ImplicitTLS = true }, true, 0, false},
+		{"as a server", c, func(d *Daemon) { d.Listen = []string{"127.0.0.1:0"} }, false, 1, false},
+		{"as a server with --tls", c, func(d *Daemon) { d.Listen, d.ImplicitTLS = []string{"127.0.0.1:0"}, true }, true, 0, false},
+		{"with --check", c, func(d *Daemon) { d.CheckOnly = true }, true, 0, false},
+		{"without a certificate", missing, func(*Daemon) {}, false, 0, false},
+		{"without a certificate, as a server", missing, func(d *Daemon) { d.Listen = []string{"127.0.0.1:0", "unix:/s"} }, false, 1, false},
+		{"without a certificate, for this host", missing, func(d *Daemon) { d.Listen = []string{"unix:/s"} }, false, 0, false},
+		{"without a certificate, on a reload", missing, func(d *Daemon) { d.offersTLS.Store(true) }, true, 0, false},
+		{"without a certificate, with --tls", missing, func(d *Daemon) { d.ImplicitTLS = true }, true, 0, false},
+		{"without a certificate, with --check", missing, func(d *Daemon) { d.CheckOnly = true }, false, 0, false},
+		{"without a certificate, with --check --tls", missing, func(d *Daemon) { d.CheckOnly, d.ImplicitTLS = true, true }, true, 0, false},
+		{"with a broken one", broken, func(d *Daemon) { d.Listen = []string{"127.0.0.1:0"} }, false, 1, false},
+		{"with a broken one, by hand", broken, func(*Daemon) {}, false, 0, true},
+		{"with a broken one, with --check", broken, func(d *Daemon) { d.CheckOnly = true }, true, 0, false},
 	} {
 		var log bytes.Buffer
 		d := New("testd", "be tested", "")
@@ -223,7 +234,7 @@ func TestTLS(t *testing.T) {
 				t.Errorf("%s: %v, %v", tt.name, got, err)
 			}
 		})
-		if log.Len() > 0 {
+		if got := strings.Count(log.String(), "event=problem text=\"STARTTLS is not offered"); got != tt.told || strings.Count(log.String(), "\n") != got {
 			t.Errorf("%s: log %s", tt.name, &log)
 		}
 		if tt.fails {

@@ -146,6 +146,30 @@ func (a *Agent) Verify(ctx context.Context, rcpt address.Path) error {
 	return unknownUser(rcpt)
 }
 
+// Reads reports whether mail for p reaches the user of that login (User.String), by their own name or through aliases, so that it is theirs to send as p too. What an
+// alias with an owner sends on is a mailing list's, and does not count.
+func (a *Agent) Reads(ctx context.Context, login string, p address.Path) (bool, error) {
+	if p.IsNull() || !a.isOurs(p.Domain) {
+		return false, nil
+	}
+	u, err := a.FindUser(ctx, p) // an alias may take the user's mail, but not the name
+	if err == nil && u.String() == login {
+		return true, nil
+	}
+	if err != nil && !errors.Is(err, userdb.ErrNoUser) {
+		return false, err
+	}
+	j := &job{a: a, m: Message{Recipient: p}, silent: true}
+	err = j.expand(ctx)
+	if slices.ContainsFunc(j.targets, func(t target) bool { return t.kind == toUser && t.user.String() == login }) {
+		return true, nil
+	}
+	if errors.Is(err, userdb.ErrNoUser) {
+		err = nil
+	}
+	return false, err
+}
+
 // complete gives a name without a domain the first of the agent's.
 func (a *Agent) complete(p address.Path) address.Path {
 	if p.Domain == "" && len(a.Domains) > 0 {
@@ -174,6 +198,7 @@ type job struct {
 	delivered []string // values of Delivered-To
 	targets   []target
 	failed    []error
+	silent    bool // nothing is delivered, and nothing is logged
 }
 
 // begin reads the header as far as the guard against loops needs it.
@@ -217,7 +242,7 @@ func (l logged) Unwrap() error { return l.error }
 // fail notes and logs that p got nothing.
 func (j *job) fail(p address.Path, err error) {
 	s := status.Of(err)
-	if !errors.As(err, new(logged)) {
+	if !j.silent && !errors.As(err, new(logged)) {
 		j.a.Log.NotStored(j.m.logID(), p, s)
 	}
 	j.failed = append(j.failed, s)

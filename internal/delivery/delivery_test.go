@@ -271,6 +271,69 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// TestReads: whose an address is to send by.
+func TestReads(t *testing.T) {
+	r := newRig(t, "team: bob, alice, nosuch, x@y.example\nalice: bob\nlist: bob\nowner-list: alice\nbad: a b\ndeep: team\n@virtual.example: bob\n"+
+		"loop: loop2\nloop2: loop\nbox: /var/box\n")
+	for _, tt := range []struct {
+		login, from string
+		want        bool
+		err         string
+	}{
+		{"bob", "bob@example.org", true, ""},
+		{"bob", "BOB+x@virtual.example", true, ""},
+		{"bob", "team@example.org", true, ""},
+		{"bob", "Deep+x@virtual.example", true, ""},
+		{"alice", "team@example.org", false, ""}, // bob reads alice's mail,
+		{"alice", "alice@example.org", true, ""}, // but the name is alice's still
+		{"bob", "alice@example.org", true, ""},
+		{"alice", "bob@example.org", false, ""},
+		{"bob", "list@example.org", false, ""}, // it has an owner
+		{"bob", "owner-list@example.org", true, ""},
+		{"bob", "anyone@virtual.example", true, ""},
+		{"alice", "anyone@virtual.example", false, ""},
+		{"bob", "carol@virtual.example", false, ""},
+		{"carol@virtual.example", "carol@virtual.example", true, ""},
+		{"carol", "carol@virtual.example", false, ""},
+		{"bob", "nobody@example.org", false, ""},
+		{"bob", "x@y.example", false, ""},
+		{"bob", "bob@y.example", false, ""},
+		{"bob", "box@example.org", false, ""},
+		{"bob", "", false, ""},
+		{"bob", "bad@example.org", false, "451 4.3.5 Local configuration error"},
+		{"bob", "loop@example.org", false, "451 4.3.5 Local configuration error"},
+	} {
+		var p address.Path
+		if tt.from != "" {
+			p = msg(tt.from).Recipient
+		}
+		got, err := r.Reads(t.Context(), tt.login, p)
+		if got != tt.want || reply(err) != tt.err {
+			t.Errorf("%s as %s: got %v, %q, want %v, %q", tt.login, tt.from, got, reply(err), tt.want, tt.err)
+		}
+	}
+	if strings.Contains(r.log.String(), "not-stored") {
+		t.Errorf("a question is in the log\n%s", r.log.String())
+	}
+}
+
+// TestVerifyAgrees: who is accepted is not bounced, whatever stands in the tables.
+func TestVerifyAgrees(t *testing.T) {
+	for _, aliases := range []string{"", "root: bob\n", "postmaster: bob\n", "@virtual.example: bob\nteam@virtual.example: alice\nsales: alice\n", "postmaster: postmaster\n", "abuse: abuse\n"} {
+		r := newRig(t, aliases)
+		for _, local := range []string{"bob", "bob+x", "BOB", "nobody", "nobody+x", "team", "team+x", "sales", "Sales+x", "postmaster", "POSTMASTER", "abuse", "root", "carol", "x%y.example", "x!bob", "+bob"} {
+			for _, domain := range []string{"example.org", "virtual.example"} {
+				p := address.Path{Local: local, Domain: domain}
+				said := r.Verify(t.Context(), p)
+				j := &job{a: r.Agent, m: Message{Recipient: p}, silent: true}
+				if err := j.expand(t.Context()); reply(err) != reply(said) || err == nil && len(j.targets) == 0 {
+					t.Errorf("%s with %q: told %q, then %q and %s", p, aliases, reply(said), reply(err), show(j.targets))
+				}
+			}
+		}
+	}
+}
+
 // TestRootTouchesNothing: a process that is root gives users' mail to another process, or becomes the user; one that is not does it itself.
 func TestRootTouchesNothing(t *testing.T) {
 	r := newRig(t, "team: bob, uid, /srv/x%/%n\nlast: bob, uid\n")

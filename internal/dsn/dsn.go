@@ -76,14 +76,14 @@ func (r *Report) To() address.Path {
 	return r.Message.From
 }
 
-// Envelope is the report's own: from the null path, never reported on to its recipient (RFC 3461 6.1). It reads the message, to know what
+// Envelope is the report's own: from the null path, with the message's RequireTLS (RFC 8689 5), never reported on to its recipient (RFC 3461 6.1). It reads the message, to know what
 // the report needs.
 func (r *Report) Envelope() (*envelope.Envelope, error) {
 	f, err := r.form()
 	if err != nil {
 		return nil, err
 	}
-	e := &envelope.Envelope{UID: -1, Client: "local", SMTPUTF8: f.utf8, Rcpts: []envelope.Recipient{{To: r.To(), Notify: "NEVER"}}}
+	e := &envelope.Envelope{UID: -1, Client: "local", SMTPUTF8: f.utf8, RequireTLS: r.Message.RequireTLS, Rcpts: []envelope.Recipient{{To: r.To(), Notify: "NEVER"}}}
 	if f.eight {
 		e.Body = "8BITMIME"
 	}

@@ -148,6 +148,38 @@ func TestOtherActions(t *testing.T) {
 	}
 }
 
+// TestRequireTLS: a report about a message with REQUIRETLS has it too, and brings back the header alone, whatever the sender chose (RFC 8689 5). So does one about a
+// binary message, which is no text.
+func TestRequireTLS(t *testing.T) {
+	for _, binary := range []bool{false, true} {
+		r := report(Failed, "FULL")
+		if r.Message.RequireTLS = !binary; binary {
+			r.Message.Body = "BINARYMIME"
+		}
+		if _, parts := read(t, r); parts[2] != (part{"text/rfc822-headers", "", header}) {
+			t.Errorf("got %+v", parts[2])
+		}
+		if e, err := r.Envelope(); err != nil || e.RequireTLS == binary || e.Body != "" {
+			t.Errorf("envelope %+v, %v", e, err)
+		}
+	}
+}
+
+// TestOriginalRecipient: an address of type utf-8 is encoded in a report that is ASCII (RFC 6533 3).
+func TestOriginalRecipient(t *testing.T) {
+	for _, tt := range []struct{ orcpt, from, want string }{
+		{"rfc822;old@south.example", "a", "rfc822; old@south.example"},
+		{"utf-8;øld@south.example", "a", `utf-8; \x{F8}ld@south.example`},
+		{"utf-8;øld@south.example", "ägid", "utf-8; øld@south.example"},
+	} {
+		r := report(Failed, "HDRS")
+		r.Rcpts[0].ORcpt, r.Message.From.Local = tt.orcpt, tt.from
+		if _, parts := read(t, r); !strings.Contains(parts[1].content, "\r\nOriginal-Recipient: "+tt.want+"\r\n") {
+			t.Errorf("%s for %s: got\n%s", tt.orcpt, tt.from, parts[1].content)
+		}
+	}
+}
+
 func TestReturnedPart(t *testing.T) {
 	long := "Subject: " + strings.Repeat("x", 2000) + "\r\n"
 	for _, tt := range []struct {

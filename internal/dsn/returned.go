@@ -37,8 +37,8 @@ type form struct {
 	encoding string // of that
 }
 
-// form reads the message, to see how it can be returned. Success and delay bring back the header alone (RFC 3461 6.2), and so does a message that no transport
-// could carry.
+// form reads the message, to see how it can be returned. Success and delay bring back the header alone (RFC 3461 6.2), and so do a message that no transport
+// could carry, one that is no text and one with RequireTLS (RFC 8689 5).
 func (r *Report) form() (f form, err error) {
 	f.utf8 = r.Message.From.NeedsUTF8()
 	if f.size, err = r.headerSize(); err != nil {
@@ -53,7 +53,7 @@ func (r *Report) form() (f form, err error) {
 	if r.Message.Ret == "FULL" {
 		most = maxReturned
 	}
-	if r.Action == Failed && r.Message.Ret != "HDRS" && r.Size <= most {
+	if r.Action == Failed && r.Message.Ret != "HDRS" && !r.Message.RequireTLS && r.Message.Body != "BINARYMIME" && r.Size <= most {
 		all, err := r.copyOriginal(io.Discard, r.Size)
 		if err != nil {
 			return f, err

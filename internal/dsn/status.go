@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/postel-mail/postel/internal/address"
+	"github.com/postel-mail/postel/internal/envelope"
 	"github.com/postel-mail/postel/internal/message"
 	"github.com/postel-mail/postel/internal/status"
 )
@@ -112,7 +113,7 @@ func (r *Report) writeStatus(w *writer, f form) {
 
 func (r *Report) writeRecipient(w *writer, f form, rcpt Recipient) {
 	if rcpt.ORcpt != "" {
-		w.field("Original-Recipient", strings.Replace(rcpt.ORcpt, ";", "; ", 1))
+		w.field("Original-Recipient", originalRecipient(rcpt.ORcpt, f.utf8))
 	}
 	w.field("Final-Recipient", finalRecipient(rcpt.To, f.utf8))
 	w.field("Action", string(r.Action))
@@ -152,15 +153,16 @@ func finalRecipient(p address.Path, utf8 bool) string {
 	if utf8 {
 		return "utf-8; " + p.String()
 	}
-	var b strings.Builder
-	for _, c := range p.String() {
-		if c > ' ' && c < 0x7f && c != '\\' && c != '+' && c != '=' {
-			b.WriteRune(c)
-		} else {
-			fmt.Fprintf(&b, "\\x{%X}", c)
-		}
+	return "utf-8; " + envelope.EncodeUnitext(p.String())
+}
+
+// originalRecipient is the value of that field, an address of type utf-8 as in finalRecipient.
+func originalRecipient(orcpt string, utf8 bool) string {
+	kind, addr, _ := strings.Cut(orcpt, ";")
+	if kind == envelope.UTF8Type && !utf8 {
+		addr = envelope.EncodeUnitext(addr)
 	}
-	return "utf-8; " + b.String()
+	return kind + "; " + addr
 }
 
 func isASCII(s string) bool { return !strings.ContainsFunc(s, isHigh) }

@@ -26,17 +26,20 @@ type Envelope struct {
 	EnvID    string // RFC 3461 ENVID, decoded; printable ASCII, 100 octets at most
 	Body     string // RFC 6152, 3030: "" (7BIT), "8BITMIME", "BINARYMIME"
 	SMTPUTF8 bool   // RFC 6531
-	Client   string // who handed it over: an address, "unix" or "local"; for the log and the report
-	Auth     string // login name, or ""
-	UID      int    // of the local submitter, or -1
-	Rcpts    []Recipient
+	// RequireTLS is RFC 8689's REQUIRETLS: it goes on over TLS with a proven server that keeps to this too, or not at all.
+	RequireTLS bool
+	Client     string // who handed it over: an address, "unix" or "local"; for the log and the report
+	Auth       string // login name, or ""
+	UID        int    // of the local submitter, or -1
+	Wait       string // the name under which the submitter waits for the outcome, see queue.Waiter; or ""
+	Rcpts      []Recipient
 }
 
 // Recipient is one RCPT command.
 type Recipient struct {
 	To     address.Path
 	Notify string // RFC 3461 NOTIFY as "NEVER" or a comma list of SUCCESS, FAILURE, DELAY; "" where not given
-	ORcpt  string // RFC 3461 ORCPT, decoded: "rfc822;name@domain"; "" where not given
+	ORcpt  string // RFC 3461 ORCPT, decoded: "rfc822;name@domain", or "utf-8;" and UTF-8 (RFC 6533 3); "" where not given
 }
 
 // TimeLayout is the form of times in the queue's files: RFC 3339, UTC, microseconds.
@@ -67,6 +70,9 @@ func (e *Envelope) AppendText(b []byte) []byte {
 	if e.SMTPUTF8 {
 		line("Smtputf8", "yes")
 	}
+	if e.RequireTLS {
+		line("Requiretls", "yes")
+	}
 	if e.Client != "" {
 		line("Client", EncodeXtext(e.Client))
 	}
@@ -75,6 +81,9 @@ func (e *Envelope) AppendText(b []byte) []byte {
 	}
 	if e.UID >= 0 {
 		line("Uid", strconv.Itoa(e.UID))
+	}
+	if e.Wait != "" {
+		line("Wait", e.Wait)
 	}
 	for _, r := range e.Rcpts {
 		v := r.To.Angle()
@@ -163,6 +172,10 @@ func (e *Envelope) set(name, value string) (err error) {
 		if e.SMTPUTF8 = value == "yes"; !e.SMTPUTF8 {
 			err = errors.New("not yes")
 		}
+	case "Requiretls":
+		if e.RequireTLS = value == "yes"; !e.RequireTLS {
+			err = errors.New("not yes")
+		}
 	case "Client":
 		e.Client, err = DecodeXtext(value)
 	case "Auth":
@@ -170,6 +183,10 @@ func (e *Envelope) set(name, value string) (err error) {
 	case "Uid":
 		if e.UID, err = strconv.Atoi(value); err == nil && e.UID < 0 {
 			err = errors.New("negative")
+		}
+	case "Wait":
+		if e.Wait = value; !ValidWait(value) {
+			err = errors.New("not a name")
 		}
 	case "To":
 		var r Recipient
@@ -180,6 +197,11 @@ func (e *Envelope) set(name, value string) (err error) {
 		err = errors.New("unknown name")
 	}
 	return err
+}
+
+// ValidWait reports whether s has the form of an Envelope's Wait: a file name, and nothing else.
+func ValidWait(s string) bool {
+	return len(s) >= 16 && len(s) <= 64 && strings.Trim(s, "0123456789abcdefghijklmnopqrstuvwxyz") == ""
 }
 
 func parseRecipient(value string) (r Recipient, err error) {

@@ -14,8 +14,8 @@ func full() *Envelope {
 	return &Envelope{
 		ID: "0abc", Arrival: time.Date(2026, 11, 23, 1, 2, 3, 4000, time.UTC),
 		From: address.Path{Local: "a b", Domain: "north.example"},
-		Ret:  "HDRS", EnvID: "x+y=z", Body: "8BITMIME", SMTPUTF8: true,
-		Client: "[::1]", Auth: "alice smith", UID: 1000,
+		Ret:  "HDRS", EnvID: "x+y=z", Body: "8BITMIME", SMTPUTF8: true, RequireTLS: true,
+		Client: "[::1]", Auth: "alice smith", UID: 1000, Wait: "0123456789abcdefghij",
 		Rcpts: []Recipient{
 			{To: address.Path{Local: "b", Domain: "south.example"}, Notify: "SUCCESS,FAILURE", ORcpt: "rfc822;c d@e"},
 			{To: address.Path{Local: "postmaster"}},
@@ -50,7 +50,10 @@ func TestReadRefuses(t *testing.T) {
 		{"twice", "From: <>\n" + good},
 		{"no value", "Ret\n" + good},
 		{"bad time", strings.Replace(good, "2026-", "26-", 1)},
+		{"bad Requiretls", strings.Replace(good, "Requiretls: yes", "Requiretls: no", 1)},
 		{"bad notify", strings.Replace(good, "SUCCESS", "PERHAPS", 1)},
+		{"bad wait", strings.Replace(good, "0123456789abcdefghij", "../../../etc/passwd", 1)},
+		{"short wait", strings.Replace(good, "0123456789abcdefghij", "a", 1)},
 		{"long line", "Client: " + strings.Repeat("x", 3000) + "\n" + good},
 	} {
 		if _, err := Read(bufio.NewReader(strings.NewReader(tt.text))); err == nil {

@@ -12,6 +12,8 @@ type Flag struct {
 	Value string       // what Help calls its value; "": it has none
 	Usage string       // what it does, for Help
 	Set   func(string) // is given each value in turn, or "" where it has none
+
+	Default string // the value where none is attached; "": it must have one, attached or apart
 }
 
 // On makes a flag without a value, which sets p.
@@ -29,6 +31,14 @@ func Given(p **string, short byte, long, value, usage string) Flag {
 	return Flag{Short: short, Long: long, Value: value, Usage: usage, Set: func(v string) { *p = &v }}
 }
 
+// Maybe makes a flag whose value must be attached, as in --wait=5m. p points to it afterwards, or to preset where there is none; nil stays where the flag is
+// not given.
+func Maybe(p **string, long, value, preset, usage string) Flag {
+	f := Given(p, 0, long, value, usage)
+	f.Default = preset
+	return f
+}
+
 // Flags are the flags of a program.
 type Flags []Flag
 
@@ -36,7 +46,7 @@ type Flags []Flag
 func (fs Flags) Parse(args []string) (rcpts []string, err error) {
 	args, err = Canonical(args, func(long string) bool {
 		f := fs.find(long)
-		return f != nil && f.Value != ""
+		return f != nil && f.Value != "" && f.Default == ""
 	})
 	for i, arg := range args {
 		if arg == "--" {
@@ -49,6 +59,9 @@ func (fs Flags) Parse(args []string) (rcpts []string, err error) {
 			return nil, fmt.Errorf("unknown flag: --%s (see sendmail --help)", name)
 		case given && f.Value == "":
 			return nil, fmt.Errorf("flag --%s takes no value (see sendmail --help)", name)
+		}
+		if !given {
+			value = f.Default
 		}
 		f.Set(value)
 	}
@@ -72,7 +85,10 @@ func (fs Flags) Help() string {
 		if f.Short != 0 {
 			left[i] = fmt.Sprintf("  -%c, --%s", f.Short, f.Long)
 		}
-		if f.Value != "" {
+		switch {
+		case f.Default != "":
+			left[i] += "[=" + f.Value + "]"
+		case f.Value != "":
 			left[i] += " " + f.Value
 		}
 		width = max(width, len(left[i]))

@@ -145,12 +145,16 @@ func TestFlags(t *testing.T) {
 		{"--sender", "! flag --sender needs a value"},
 		{"--unknown=x", "! unknown flag: --unknown (see sendmail --help)"},
 		{"--read-recipients=yes", "! flag --read-recipients takes no value (see sendmail --help)"},
+		{"--wait a", "w=5m | a"},
+		{"b --wait=1h a", "w=1h | b a"},
+		{"--wait=", "w= |"},
 		{"-q", "! unknown flag: --queue (see sendmail --help)"},
 	} {
 		var got []string
 		flags := Flags{
-			{'t', "read-recipients", "", "", func(string) { got = append(got, "t") }},
-			{0, "sender", "ADDR", "", func(v string) { got = append(got, "f="+v) }},
+			{Short: 't', Long: "read-recipients", Set: func(string) { got = append(got, "t") }},
+			{Long: "sender", Value: "ADDR", Set: func(v string) { got = append(got, "f="+v) }},
+			{Long: "wait", Value: "TIME", Default: "5m", Set: func(v string) { got = append(got, "w="+v) }},
 		}
 		rcpts, err := flags.Parse(strings.Fields(c.in))
 		got = append(append(got, "|"), rcpts...)
@@ -161,8 +165,9 @@ func TestFlags(t *testing.T) {
 			t.Errorf("%q: got %q, want %q", c.in, s, c.want)
 		}
 	}
-	help := Flags{{'t', "to", "", "does this", nil}, {0, "sender", "ADDR", "does that", nil}}.Help()
-	if want := "  -t, --to            does this\n      --sender ADDR   does that\n"; help != want {
+	help := Flags{{Short: 't', Long: "to", Usage: "does this"}, {Long: "sender", Value: "ADDR", Usage: "does that"},
+		{Long: "wait", Value: "TIME", Default: "5m", Usage: "waits"}}.Help()
+	if want := "  -t, --to            does this\n      --sender ADDR   does that\n      --wait[=TIME]   waits\n"; help != want {
 		t.Errorf("got\n%swant\n%s", help, want)
 	}
 }

@@ -37,7 +37,7 @@ const (
 )
 
 // ErrKey says that a key has no book, or that it is too long with its value.
-var ErrKey = errors.New("ledger: no such key")
+var ErrKey = errors.New("ledger: a key that cannot be kept")
 
 // Ledger is the folder.
 type Ledger struct {

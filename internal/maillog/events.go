@@ -28,6 +28,9 @@ func (l *Log) Late(id string, delay time.Duration, text string) {
 	l.event(warning, "late", field{"id", id}, field{"delay", seconds(delay)}, field{"text", text})
 }
 
+// Confined: the server gave up rights that it does not need any more; text says which it has.
+func (l *Log) Confined(text string) { l.event(info, "confined", field{"text", text}) }
+
 // Reload: configuration, tables and certificates were read again.
 func (l *Log) Reload() { l.event(info, "reload") }
 
@@ -38,6 +41,12 @@ func (l *Log) ReloadFailed(err error) {
 
 // Listening: a server accepts connections on addr.
 func (l *Log) Listening(addr string) { l.event(info, "listening", field{"addr", addr}) }
+
+// Stress: n connections are so many that those who only wait have to be quick.
+func (l *Log) Stress(n int) { l.event(warning, "stress", field{"n", strconv.Itoa(n)}) }
+
+// StressOver: n connections are not.
+func (l *Log) StressOver(n int) { l.event(info, "stress-over", field{"n", strconv.Itoa(n)}) }
 
 // Connect: a client connected.
 func (l *Log) Connect(client string) { l.event(info, "connect", field{"client", client}) }
@@ -167,10 +176,20 @@ func (l *Log) LoginFailed(user, client, proto string, err error) {
 	l.event(warning, "login-failed", field{"user", user}, field{"client", client}, field{"proto", proto}, field{"text", err.Error()})
 }
 
+// Banned: no login from the client network is looked at for that long, because so many failed; with user only that user's from there.
+func (l *Log) Banned(user, client string, delay time.Duration, proto string) {
+	l.event(warning, "banned", field{"user", user}, field{"client", client}, field{"proto", proto}, field{"delay", seconds(delay)})
+}
+
 // Fetched: a retrieval session ended; n messages of octets octets were read, removed were removed.
 func (l *Log) Fetched(user, client string, n int, octets int64, removed int) {
 	l.event(info, "fetched", field{"user", user}, field{"client", client}, field{"n", strconv.Itoa(n)},
 		field{"octets", strconv.FormatInt(octets, 10)}, field{"removed", strconv.Itoa(removed)})
+}
+
+// Screened: what the DNS says of a client: its name, checked in both directions, or "", and the score that text is made of.
+func (l *Log) Screened(client, name string, score int, text string) {
+	l.event(info, "screened", field{"client", client}, field{"name", name}, field{"score", strconv.Itoa(score)}, field{"text", text})
 }
 
 // TLSFailed: a TLS handshake with the client failed.

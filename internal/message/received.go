@@ -16,6 +16,7 @@ const DateLayout = "Mon, 2 Jan 2006 15:04:05 -0700"
 type Trace struct {
 	Helo   string       // what the client called itself in EHLO, HELO or LHLO
 	Client string       // where it came from: an address, "unix", "pipe" or "local"
+	Name   string       // of the address, as the DNS has it
 	By     string       // this host
 	With   string       // RFC 3848 keyword: "ESMTPSA", "LMTP"; "" for local submission
 	TLS    string       // protocol and cipher suite: "TLSv1.3 TLS_AES_128_GCM_SHA256"
@@ -35,7 +36,7 @@ func ReceivedField(t Trace) Field {
 		if helo == "" {
 			helo = "unknown"
 		}
-		b.WriteString("from " + helo + " (" + clientInfo(t.Client) + ")\r\n\t")
+		b.WriteString("from " + helo + " (" + clientInfo(t.Name, t.Client) + ")\r\n\t")
 	}
 	b.WriteString("by " + word(t.By))
 	if t.UID >= 0 {
@@ -55,8 +56,11 @@ func ReceivedField(t Trace) Field {
 	return Field(b.String())
 }
 
-// clientInfo writes the TCP-info of RFC 5321 4.4: an address as a literal, anything else as a word.
-func clientInfo(client string) string {
+// clientInfo writes the TCP-info of RFC 5321 4.4: an address as a literal, behind its name where that is known, anything else as a word.
+func clientInfo(name, client string) string {
+	if name != "" {
+		return word(name) + " " + clientInfo("", client)
+	}
 	a, err := netip.ParseAddr(client)
 	switch {
 	case err != nil:

@@ -25,6 +25,7 @@ import (
 	pbkdf2crypt "github.com/go-crypt/crypt/algorithm/pbkdf2"
 	"github.com/go-crypt/crypt/algorithm/scrypt"
 	"github.com/go-crypt/crypt/algorithm/shacrypt"
+	"github.com/xdg-go/stringprep"
 )
 
 // Secret is what a table keeps of a password.
@@ -229,8 +230,70 @@ func parsePBKDF2(hash string) (Secret, error) {
 	return derived{key, want, "PBKDF2 " + parts[3]}, nil
 }
 
-// parseScram reads what SCRAM-SHA-256 keeps (RFC 5802 3), in Dovecot's form "rounds,salt,StoredKey,ServerKey". A password is checked by
-// deriving StoredKey from it.
+// scramRounds are those of keys made from a password that is there as it is (RFC 7677 4), and the least that clients take.
+const scramRounds = 4096
+
+// Scram is what SCRAM-SHA-256 keeps of a password (RFC 5802 3).
+type Scram struct {
+	Rounds                     int
+	Salt, StoredKey, ServerKey []byte
+}
+
+// ScramOf gives what SCRAM-SHA-256 needs of s: what the table keeps, or for a plain password what is derived from it with the salt. It reports false where s is a
+// hash of another kind, which leads to no key, or has fewer rounds than clients take.
+func ScramOf(s Secret, salt []byte) (Scram, bool) {
+	if !CanScram(s) {
+		return Scram{}, false
+	}
+	switch s := s.(type) {
+	case plain:
+		word, err := stringprep.SASLprep.Prepare(string(s)) // RFC 5802 2.2: as the client does
+		if err != nil {
+			word = string(s)
+		}
+		keys, err := deriveScram(word, salt, scramRounds)
+		return keys, err == nil
+	case scram:
+		return s.Scram, true
+	}
+	return Scram{}, false
+}
+
+// CanScram reports whether ScramOf has keys for s.
+func CanScram(s Secret) bool {
+	if k, ok := s.(scram); ok {
+		return k.Rounds >= scramRounds
+	}
+	p, ok := s.(plain)
+	return ok && p != ""
+}
+
+func deriveScram(password string, salt []byte, rounds int) (Scram, error) {
+	salted, err := pbkdf2.Key(sha256.New, password, salt, rounds, sha256.Size)
+	if err != nil {
+		return Scram{}, err
+	}
+	client := sha256.Sum256(sign(salted, "Client Key"))
+	return Scram{rounds, salt, client[:], sign(salted, "Server Key")}, nil
+}
+
+func sign(key []byte, text string) []byte {
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte(text))
+	return mac.Sum(nil)
+}
+
+// scram is a Scram that a table keeps. A password is checked by deriving StoredKey from it.
+type scram struct{ Scram }
+
+func (s scram) Match(password string) bool {
+	got, err := deriveScram(password, s.Salt, s.Rounds)
+	return err == nil && subtle.ConstantTimeCompare(got.StoredKey, s.StoredKey) == 1
+}
+
+func (s scram) Cost() string { return "SCRAM-SHA-256 " + strconv.Itoa(s.Rounds) }
+
+// parseScram reads Dovecot's form, "rounds,salt,StoredKey,ServerKey".
 func parseScram(hash string) (Secret, error) {
 	parts := strings.Split(hash, ",")
 	if len(parts) != 4 {
@@ -240,22 +303,16 @@ func parseScram(hash string) (Secret, error) {
 	if err != nil {
 		return nil, err
 	}
-	salt, err1 := base64.StdEncoding.DecodeString(parts[1])
-	stored, err2 := base64.StdEncoding.DecodeString(parts[2])
-	if err1 != nil || err2 != nil || len(stored) != sha256.Size {
+	var b [3][]byte
+	for i := range b {
+		if b[i], err = base64.StdEncoding.DecodeString(parts[i+1]); err != nil {
+			return nil, errors.New("malformed password hash")
+		}
+	}
+	if len(b[1]) != sha256.Size || len(b[2]) != sha256.Size {
 		return nil, errors.New("malformed password hash")
 	}
-	key := func(password string) ([]byte, error) {
-		salted, err := pbkdf2.Key(sha256.New, password, salt, rounds, sha256.Size)
-		if err != nil {
-			return nil, err
-		}
-		mac := hmac.New(sha256.New, salted)
-		mac.Write([]byte("Client Key"))
-		sum := sha256.Sum256(mac.Sum(nil))
-		return sum[:], nil
-	}
-	return derived{key, stored, "SCRAM-SHA-256 " + parts[0]}, nil
+	return scram{Scram{rounds, b[0], b[1], b[2]}}, nil
 }
 
 func parseRounds(s string) (int, error) {

@@ -19,11 +19,11 @@ import (
 	"github.com/postel-mail/postel/internal/status"
 )
 
-// TestModes: strangers come as far as drop/, and may do no more there than leave a file.
+// TestModes: strangers come as far as drop/ and wait/, and may do no more there than leave a file.
 func TestModes(t *testing.T) {
 	defer unix.Umask(unix.Umask(0o077))
 	s := open(t)
-	for name, want := range map[string]uint32{"": 0o711, "/tmp": 0o700, "/queue": 0o700, "/state": 0o700, "/corrupt": 0o700, "/drop": 0o1733, "/trigger": 0o600} {
+	for name, want := range map[string]uint32{"": 0o711, "/tmp": 0o700, "/queue": 0o700, "/state": 0o700, "/corrupt": 0o700, "/drop": 0o1733, "/wait": 0o1733, "/trigger": 0o600} {
 		var st unix.Stat_t
 		if err := unix.Stat(s.dir.Path()+name, &st); err != nil {
 			t.Fatal(err)

@@ -63,7 +63,7 @@ type Spool struct {
 const triggerName = "trigger"
 
 // Open opens the spool at path, and makes it and its folders where they are missing: the spool with mode 0711, so that everybody comes as far as drop/, and
-// all but drop/ with 0700.
+// all but drop/ and wait/ with 0700.
 func Open(path string) (s *Spool, err error) {
 	defer func() {
 		if err != nil {
@@ -89,7 +89,7 @@ func Open(path string) (s *Spool, err error) {
 			return nil, err
 		}
 	}
-	if err := errors.Join(s.makeTrigger(), s.makeDrop()); err != nil {
+	if err := errors.Join(s.makeTrigger(), s.makeOpen(dropName), s.makeOpen(waitName)); err != nil {
 		s.Close()
 		return nil, err
 	}
@@ -123,11 +123,12 @@ func (s *Spool) Order() string {
 	return durable.Order(s.order.Load()).String() + " (" + s.reason + ")"
 }
 
-func (s *Spool) makeDrop() error {
-	if there, err := s.dir.Exists(dropName); there || err != nil {
+// makeOpen makes a folder of those that everybody may leave something in.
+func (s *Spool) makeOpen(name string) error {
+	if there, err := s.dir.Exists(name); there || err != nil {
 		return err
 	}
-	d, err := s.DropDir()
+	d, err := s.dir.Sub(name, dropMode)
 	if err != nil {
 		return err
 	}
@@ -238,8 +239,8 @@ func each(d *durable.Dir, yield func(id string, inode uint64) bool) error {
 	return d.Entries(func(name string, inode uint64) bool { return !ValidID(name) || yield(name, inode) })
 }
 
-// Clean removes what crashes left behind, an hour later: files in tmp/ without a lock, and in state/ those that were never finished or
-// whose message is gone.
+// Clean removes what crashes left behind, an hour later: files in tmp/ without a lock, in state/ those that were never finished or
+// whose message is gone, and in wait/ what nobody reads.
 func (s *Spool) Clean() error {
 	var failed []error
 	err := s.tmp.Names(func(name string) bool {
@@ -270,7 +271,7 @@ func (s *Spool) Clean() error {
 		}
 		return true
 	})
-	return errors.Join(append(failed, err, err2)...)
+	return errors.Join(append(failed, err, err2, s.cleanWait())...)
 }
 
 func old(f *os.File) bool {

@@ -42,6 +42,9 @@ type Outcome struct {
 // Open reports whether there is still something to do for the recipient: to deliver, or to tell the sender.
 func (o *Outcome) Open() bool { return o.Progress == Waiting || o.Progress == Failed && !o.Told }
 
+// known reports whether the recipient was tried, or given up.
+func (o *Outcome) known() bool { return o.Progress != Waiting || o.Last != nil }
+
 // State is what happened to a message so far.
 type State struct {
 	Attempts int
@@ -97,29 +100,34 @@ func (s *State) appendText(b []byte, id string) []byte {
 		b = append(b, "Warned: yes\n"...)
 	}
 	for i, r := range s.Rcpts {
-		if r.Progress == Waiting && r.Last == nil {
+		if !r.known() {
 			continue
 		}
-		said, told := "-", "-"
-		if r.Said {
-			said = "said"
-		}
-		if r.Told {
-			told = "told"
-		}
-		relay, code, enhanced, text := "-", 0, "-", ""
-		if r.Relay != "" {
-			relay = envelope.EncodeXtext(r.Relay)
-		}
-		if r.Last != nil {
-			code, enhanced, text = r.Last.Code, r.Last.Enhanced, status.Clean(r.Last.Text)
-			if r.Last.Err != nil { // mailq and a bounce say why; the peer's text alone may not
-				text = status.Clean(r.Last.Text + " (" + r.Last.Err.Error() + ")")
-			}
-		}
-		b = fmt.Appendf(b, "Rcpt: %d %s %s %s %s %d %s %s\n", i, r.Progress, told, relay, said, code, enhanced, text)
+		b = r.appendText(append(b, "Rcpt: "...), i)
 	}
 	return append(b, "End\n"...)
+}
+
+// appendText appends what is known of recipient i, and the end of the line.
+func (o *Outcome) appendText(b []byte, i int) []byte {
+	said, told := "-", "-"
+	if o.Said {
+		said = "said"
+	}
+	if o.Told {
+		told = "told"
+	}
+	relay, code, enhanced, text := "-", 0, "-", ""
+	if o.Relay != "" {
+		relay = envelope.EncodeXtext(o.Relay)
+	}
+	if o.Last != nil {
+		code, enhanced, text = o.Last.Code, o.Last.Enhanced, status.Clean(o.Last.Text)
+		if o.Last.Err != nil { // mailq and a bounce say why; the peer's text alone may not
+			text = status.Clean(o.Last.Text + " (" + o.Last.Err.Error() + ")")
+		}
+	}
+	return fmt.Appendf(b, "%d %s %s %s %s %d %s %s\n", i, o.Progress, told, relay, said, code, enhanced, text)
 }
 
 // readState reads the state of a message with n recipients. One that is missing, that cannot be understood or that is of another message is an empty one.
@@ -179,7 +187,11 @@ func parseState(text, id string, n int) (st State, ok bool) {
 		case "Warned":
 			st.Warned = value == "yes"
 		case "Rcpt":
-			err = parseOutcome(value, st.Rcpts)
+			var i int
+			var o Outcome
+			if i, o, err = parseOutcome(value, n); err == nil {
+				st.Rcpts[i] = o
+			}
 		default:
 			err = errors.New("unknown name")
 		}
@@ -192,36 +204,36 @@ func parseState(text, id string, n int) (st State, ok bool) {
 
 var errOutcome = errors.New("malformed outcome")
 
-func parseOutcome(value string, rcpts []Outcome) error {
+// parseOutcome reads what appendText wrote, about recipient i of n.
+func parseOutcome(value string, n int) (i int, o Outcome, err error) {
 	f := strings.SplitN(value, " ", 8)
 	if len(f) != 8 {
-		return errOutcome
+		return 0, o, errOutcome
 	}
-	i, err := strconv.Atoi(f[0])
-	if err != nil || i < 0 || i >= len(rcpts) {
-		return errOutcome
+	i, err = strconv.Atoi(f[0])
+	if err != nil || i < 0 || i >= n {
+		return 0, o, errOutcome
 	}
-	o := Outcome{Told: f[2] == "told", Said: f[4] == "said"}
+	o = Outcome{Told: f[2] == "told", Said: f[4] == "said"}
 	for p, name := range progressNames {
 		if f[1] == name {
 			o.Progress = Progress(p)
 		}
 	}
 	if o.Progress.String() != f[1] {
-		return errOutcome
+		return 0, o, errOutcome
 	}
 	if f[3] != "-" {
 		if o.Relay, err = envelope.DecodeXtext(f[3]); err != nil {
-			return err
+			return 0, o, err
 		}
 	}
 	code, err := strconv.Atoi(f[5])
 	if err != nil || (code != 0 && (code < 400 || code > 599)) {
-		return errOutcome
+		return 0, o, errOutcome
 	}
 	if code != 0 {
 		o.Last = &status.Error{Code: code, Enhanced: f[6], Text: status.Clean(f[7])}
 	}
-	rcpts[i] = o
-	return nil
+	return i, o, nil
 }

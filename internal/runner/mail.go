@@ -92,6 +92,7 @@ func (l *loop) opened(id key, m *queue.Message, err error) {
 		l.schedule.put(id, l.now(), held, true)
 		return
 	}
+	m.Announce()
 	mail := &mail{id: id, msg: m, policy: p, saved: kept == nil, due: l.dueOf(id)}
 	if rest := l.parts[id]; rest != nil && l.now() < rest.next && !l.urged[id] {
 		mail.goesOn, mail.due = rest, rest.due
@@ -282,6 +283,7 @@ func (l *loop) attempted(j *job, results []transport.Result) {
 			l.post(func() {
 				if m.saving = false; len(m.jobs) > 0 && !m.saved {
 					m.saved = l.record(m, false)
+					m.msg.Announce()
 				}
 			})
 		})

@@ -11,6 +11,7 @@ import (
 //
 // The order is that of docs/durability.md: a report is in the queue before the state says so, and the state is on disk before the message goes.
 func (l *loop) settle(m *mail, stopping bool) (gone bool) {
+	defer m.msg.Announce()
 	st := &m.msg.State
 	if stopping {
 		m.next = clock.Now()

@@ -35,6 +35,9 @@ func (t *transaction) appendMail(b []byte) []byte {
 	if t.utf8 {
 		b = append(b, " SMTPUTF8"...)
 	}
+	if e.RequireTLS && c.RequireTLS() {
+		b = append(b, " REQUIRETLS"...)
+	}
 	if !c.DSN() {
 		return b
 	}
@@ -58,7 +61,11 @@ func (t *transaction) appendRcpt(b []byte, i int) []byte {
 	}
 	if kind, addr, ok := strings.Cut(r.ORcpt, ";"); ok {
 		b = append(append(b, " ORCPT="...), envelope.EncodeXtext(kind)...)
-		b = append(append(b, ';'), envelope.EncodeXtext(addr)...)
+		encode := envelope.EncodeXtext
+		if kind == envelope.UTF8Type {
+			encode = envelope.EncodeUnitext
+		}
+		b = append(append(b, ';'), encode(addr)...)
 	}
 	return b
 }

@@ -32,6 +32,9 @@ type content struct {
 // sees the end of data, and what follows would be commands (SMTP smuggling).
 var errLineEnd = errors.New("message has a bare CR or LF")
 
+// errNUL says that a conversion has left one in a part that cannot be encoded.
+var errNUL = errors.New("message has a NUL")
+
 // each calls f with the message's blocks in order.
 func (c *content) each(f func(block []byte) error) error {
 	if c.whole {
@@ -83,14 +86,17 @@ func (c *counter) Read(p []byte) (int, error) {
 func (c *content) scan() error {
 	c.size, c.open, c.eight, c.header = 0, false, false, false
 	lines := lineChecker{any: c.binary}
-	var end headerEnd
+	var end message.HeaderEnd
 	err := c.each(func(block []byte) error {
 		if len(block) == 0 {
 			return nil
 		}
+		if c.plan != nil && bytes.IndexByte(block, 0) >= 0 {
+			return errNUL
+		}
 		c.size += int64(len(block))
 		c.open = block[len(block)-1] != '\n'
-		head := end.within(block)
+		head := end.Within(block)
 		c.header = c.header || message.HasEightBit(block[:head])
 		c.eight = c.eight || c.header || message.HasEightBit(block[head:])
 		return lines.check(block)
@@ -117,41 +123,6 @@ func (c *content) length() int64 {
 		return c.size + 2
 	}
 	return c.size
-}
-
-// headerEnd finds the empty line that ends a header, which may lie across blocks.
-type headerEnd struct {
-	matched int // octets of CRLFCRLF seen; 4 is the end
-	begun   bool
-}
-
-// within gives how many octets of the next block belong to the header.
-func (h *headerEnd) within(block []byte) int {
-	const blank = "\r\n\r\n"
-	if !h.begun { // a message that begins with an empty line has no header
-		h.begun, h.matched = true, 2
-	}
-	for i := 0; i < len(block); i++ {
-		if h.matched == len(blank) {
-			return i
-		}
-		if h.matched == 0 {
-			cr := bytes.IndexByte(block[i:], '\r')
-			if cr < 0 {
-				break
-			}
-			i += cr
-		}
-		switch block[i] {
-		case blank[h.matched]:
-			h.matched++
-		case '\r':
-			h.matched = 1
-		default:
-			h.matched = 0
-		}
-	}
-	return len(block)
 }
 
 // lineChecker proves that CR and LF come only as CRLF.

@@ -53,6 +53,8 @@ func TestConversion(t *testing.T) {
 		{name: "BINARYMIME for a server of seven bits", ext: "CHUNKING", body: binary, edit: isBinary,
 			wire: "BDAT 142 LAST\r\n" + strings.NewReplacer("binary", "base64", "a\nb\x00\xff", "YQpiAP8=").Replace(binary)},
 		{name: "BINARYMIME with a bare LF in a header", ext: "8BITMIME", body: "Subject: x\n y\r\n\r\nx\r\n", edit: isBinary, want: no("BINARYMIME")},
+		{name: "BINARYMIME with a NUL in a signed part", ext: "8BITMIME", body: "Content-Type: multipart/signed; boundary=b\r\n\r\n--b\r\n\r\n\x00\r\n--b--\r\n",
+			edit: isBinary, want: no("BINARYMIME")},
 		{name: "not BINARYMIME, though it needs it", ext: "BINARYMIME\r\n250-CHUNKING", body: binary, want: "451 4.3.0 Queued message cannot be read (ours)"},
 	}
 	for _, tt := range tests {

@@ -60,7 +60,7 @@ func (t *transaction) convert() *status.Error {
 	if err == nil && (!m.eight || mime8) {
 		return nil
 	}
-	if err != nil && !errors.Is(err, errLineEnd) {
+	if err != nil && !errors.Is(err, errLineEnd) && !errors.Is(err, errNUL) {
 		return unreadable(err)
 	}
 	return permanent(554, "5.6.3", "The server does not offer "+lacking+", and the message, which needs it, cannot be converted")

@@ -2,8 +2,8 @@
 // opens the session and hands over messages, each to some recipients, with one outcome for every recipient.
 //
 // It has PIPELINING (RFC 2920), CHUNKING and BINARYMIME (RFC 3030), STARTTLS (RFC 3207) and implicit TLS (RFC 8314), client certificates,
-// AUTH (RFC 4954) by the mechanisms of package saslclient, SIZE (RFC 1870), 8BITMIME (RFC 6152), SMTPUTF8 (RFC 6531), DSN (RFC 3461), LIMITS
-// (RFC 9422) and enhanced codes (RFC 2034). A message of eight bits or of binary parts is converted by package recode for a server that cannot
+// AUTH (RFC 4954) by the mechanisms of package saslclient, SIZE (RFC 1870), 8BITMIME (RFC 6152), SMTPUTF8 (RFC 6531), DSN (RFC 3461),
+// REQUIRETLS (RFC 8689), LIMITS (RFC 9422) and enhanced codes (RFC 2034). A message of eight bits or of binary parts is converted by package recode for a server that cannot
 // take it, and fails, with a clear text, where that is not possible. Lines longer than 998 octets go out as they are. Names are not
 // looked up here and no connection is made; package transport does both.
 //
@@ -395,6 +395,9 @@ func (c *Client) Calls(hostname string) bool {
 // DSN reports whether the server takes requests for reports (RFC 3461). When not, reports about success end here: the sender is told
 // "relayed".
 func (c *Client) DSN() bool { return c.offers("DSN") }
+
+// RequireTLS reports whether the server keeps to REQUIRETLS (RFC 8689), which only counts behind TLS.
+func (c *Client) RequireTLS() bool { return c.tls && c.offers("REQUIRETLS") }
 
 // limit gives a parameter of LIMITS (RFC 9422), 0 where there is none.
 func (c *Client) limit(name string) int {

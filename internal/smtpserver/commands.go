@@ -23,6 +23,7 @@ var verbs = map[string]func(s *session, arg string) error{
 	"HELP":     (*session).doHELP,
 	"STARTTLS": (*session).doSTARTTLS,
 	"AUTH":     (*session).doAUTH,
+	"XCLIENT":  (*session).doXCLIENT,
 }
 
 // known are commands that are understood and not implemented.
@@ -88,13 +89,23 @@ func (s *session) doEHLO(arg string) error {
 		"SMTPUTF8",
 		"DSN",
 		"CHUNKING",
-		"LIMITS RCPTMAX=" + strconv.Itoa(s.srv.MaxRecipients),
+		"BINARYMIME",
+		"LIMITS RCPTMAX=" + strconv.Itoa(min(s.srv.MaxRecipients, 999_999)), // of six digits at most (RFC 9422 4)
+	}
+	if s.tls != nil {
+		lines = append(lines, "REQUIRETLS") // RFC 8689 2: nowhere else
 	}
 	if s.srv.TLS != nil && s.tls == nil {
 		lines = append(lines, "STARTTLS")
 	}
-	if s.offersAuth() {
-		lines = append(lines, authLine)
+	if names := s.mechanisms(); len(names) > 0 {
+		lines = append(lines, "AUTH "+strings.Join(names, " "))
+	}
+	if s.mayWait() {
+		lines = append(lines, "XWAIT")
+	}
+	if s.mayXclient {
+		lines = append(lines, xclientLine)
 	}
 	s.reply(250, "", append(lines, "ENHANCEDSTATUSCODES")...)
 	return nil
@@ -103,6 +114,15 @@ func (s *session) doEHLO(arg string) error {
 // greet notes the client's name. It is kept for the trace alone, so any word of printable ASCII will do (RFC 5321 4.1.4
 // forbids to refuse mail for it).
 func (s *session) greet(name string) error {
+	if err := checkHelo(name); err != nil {
+		return err
+	}
+	s.reset()
+	s.helo = name
+	return nil
+}
+
+func checkHelo(name string) error {
 	for i := range len(name) {
 		if name[i] <= ' ' || name[i] >= 0x7f {
 			return status.Permanent(501, "5.5.2", "The name of the client is not a domain", nil)
@@ -111,8 +131,6 @@ func (s *session) greet(name string) error {
 	if name == "" || len(name) > maxHeloName {
 		return status.Permanent(501, "5.5.4", "The name of the client is missing or too long", nil)
 	}
-	s.reset()
-	s.helo = name
 	return nil
 }
 

@@ -2,11 +2,13 @@ package smtpserver
 
 import (
 	"bytes"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/postel-mail/postel/internal/clock"
+	"github.com/postel-mail/postel/internal/message"
 	"github.com/postel-mail/postel/internal/status"
 )
 
@@ -28,6 +30,7 @@ type scanner struct {
 	cr   bool  // the last octet was a CR, whose LF must come
 	mid  bool  // the next octet is not the first of a line
 	bad  error // errBareLine or errNUL, once seen
+	lax  bool  // a CR or LF that is not part of CRLF is not bad
 }
 
 // scan looks at b, of which it uses n octets, among them those of the message, out. done is the end of DATA. With n == 0 and not
@@ -36,7 +39,7 @@ func (s *scanner) scan(b []byte) (out []byte, n int, done bool) {
 	if s.cr && len(b) > 0 {
 		s.cr = false
 		if s.mid = b[0] != '\n'; s.mid {
-			s.bad = errBareLine
+			s.bare()
 		} else {
 			n = 1
 		}
@@ -55,7 +58,7 @@ func (s *scanner) scan(b []byte) (out []byte, n int, done bool) {
 		line, _, ended := bytes.Cut(b[n:], []byte("\n"))
 		text, cr := bytes.CutSuffix(line, []byte("\r"))
 		if ended && !cr || bytes.IndexByte(text, '\r') >= 0 {
-			s.bad = errBareLine
+			s.bare()
 		}
 		s.cr, s.mid = cr && !ended, !cr || !ended
 		if n += len(line); ended {
@@ -69,13 +72,22 @@ func (s *scanner) scan(b []byte) (out []byte, n int, done bool) {
 	return out, n, false
 }
 
+func (s *scanner) bare() {
+	if !s.lax {
+		s.bad = errBareLine
+	}
+}
+
 // transfer is a message that comes in.
 type transfer struct {
 	scanner
-	intake *intake // nil when the message was given up
-	err    error   // why; the rest is read and thrown away
-	size   int64   // octets of the message
-	raw    int64   // octets on the wire
+	lines  *normaliser       // nil: nothing is to be made of bare CR and LF
+	binary bool              // RFC 3030: behind the header any octet may come in any place
+	header message.HeaderEnd // of a binary one
+	intake *intake           // nil when the message was given up
+	err    error             // why; the rest is read and thrown away
+	size   int64             // octets of the message
+	raw    int64             // octets on the wire
 	began  time.Time
 }
 
@@ -96,6 +108,9 @@ func (t *transfer) fail(err error) {
 
 // add adds octets of the message; max is what it may have.
 func (t *transfer) add(out []byte, max int64) {
+	if t.lines != nil {
+		out = t.lines.put(out)
+	}
 	t.size += int64(len(out))
 	switch {
 	case t.bad != nil:
@@ -109,13 +124,61 @@ func (t *transfer) add(out []byte, max int64) {
 	}
 }
 
+// normaliser makes lines with CRLF of what comes: each LF ends one, and each CR that is not part of CRLF goes. A CR in front of CRLF, which is how such octets come about
+// most of the time, must not become a line of its own: it could end a header.
+type normaliser struct {
+	out []byte
+	mid bool // the last line has no end
+}
+
+// put gives b as it is to be queued, until the next call.
+func (n *normaliser) put(b []byte) []byte {
+	n.out = n.out[:0]
+	for line := range bytes.Lines(b) {
+		for text := range bytes.SplitSeq(bytes.TrimSuffix(line, []byte("\n")), []byte("\r")) {
+			n.out = append(n.out, text...)
+		}
+		if line[len(line)-1] == '\n' {
+			n.out = append(n.out, "\r\n"...)
+		}
+	}
+	if last := len(n.out) - 1; last >= 0 {
+		n.mid = n.out[last] != '\n'
+	}
+	return n.out
+}
+
+// end makes whole lines of a message that came by BDAT, since the next hop may know only DATA.
+func (t *transfer) end(max int64) {
+	open := t.mid
+	switch {
+	case t.cr && t.lines == nil:
+		t.bad = errBareLine
+	case t.lines != nil:
+		open = t.lines.mid
+	}
+	if open {
+		t.add([]byte("\r\n"), max)
+	}
+	if t.bad != nil {
+		t.fail(t.bad)
+	}
+}
+
 // begin opens the queue for the message of the transaction.
 func (s *session) begin(dots bool) (*transfer, error) {
+	if err := s.greylistNull(); err != nil {
+		return nil, err
+	}
 	in, err := s.newIntake()
 	if err != nil {
 		return nil, err
 	}
-	return &transfer{scanner: scanner{dots: dots}, intake: in, began: clock.Now()}, nil
+	t := &transfer{scanner: scanner{dots: dots}, intake: in, binary: s.env.Body == "BINARYMIME", began: clock.Now()}
+	if s.srv.NormaliseNewlines && !t.binary {
+		t.lax, t.lines = true, &normaliser{}
+	}
+	return t, nil
 }
 
 // more reads the next octets of a message. The time for it grows with what has come, so that a slow client gets through and a stalling one
@@ -126,10 +189,15 @@ func (s *session) more(t *transfer) error {
 		t.fail(tooLarge())
 		return t.err
 	}
+	if t.err != nil && s.guard.Crowded() { // there is no time to read what is refused
+		s.end("refused message not read to its end")
+		return t.err
+	}
 	s.guard.Until(t.began.Add(dataTime + time.Duration(t.raw/dataRate)*time.Second))
 	if t.raw >= maxCommand {
 		s.grow()
 	}
+	runtime.Gosched() // who sends faster than we read never waits by itself, and the others would
 	if err := s.fill(); err != nil {
 		s.end("connection lost or stalled within a message")
 		t.fail(status.Temporary(451, "4.4.2", "Message was cut off", err))
@@ -138,11 +206,22 @@ func (s *session) more(t *transfer) error {
 	return nil
 }
 
+// turn waits until a long message may be looked at under stress, when few are at once, so that who floods keeps no short one waiting.
+func (s *session) turn(t *transfer) (over func()) {
+	if t.raw < maxCommand || !s.guard.Crowded() {
+		return func() {}
+	}
+	turns <- struct{}{}
+	return func() { <-turns }
+}
+
+var turns = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
+
 func (s *session) doDATA(arg string) error {
 	switch {
 	case arg != "":
 		return errArguments
-	case s.env == nil || s.xfer != nil:
+	case s.env == nil || s.xfer != nil || s.env.Body == "BINARYMIME": // RFC 3030 3
 		return s.noData(errSequence)
 	case len(s.env.Rcpts) == 0:
 		return s.noData(errNoRcpt)
@@ -156,10 +235,12 @@ func (s *session) doDATA(arg string) error {
 	s.xfer = t
 	s.reply(354, "", "End data with <CR><LF>.<CR><LF>")
 	for {
+		over := s.turn(t)
 		out, n, done := t.scan(s.pending())
 		s.take(n)
 		t.raw += int64(n)
 		t.add(out, s.srv.MaxSize)
+		over()
 		if done {
 			return s.finish(t)
 		}
@@ -229,14 +310,7 @@ func (s *session) doBDAT(arg string) error {
 		s.ok("2.0.0", "%d octets received", size)
 		return nil
 	}
-	if t.cr {
-		t.bad = errBareLine
-	} else if t.mid {
-		t.add([]byte("\r\n"), s.srv.MaxSize) // a message is whole lines, and the next hop may know only DATA
-	}
-	if t.bad != nil {
-		t.fail(t.bad)
-	}
+	t.end(s.srv.MaxSize)
 	return s.finish(t)
 }
 
@@ -251,11 +325,18 @@ func (s *session) chunk(t *transfer, size int64) error {
 			continue
 		}
 		b = b[:min(int64(len(b)), size)]
-		out, n, _ := t.scan(b)
+		over := s.turn(t)
+		out, n := b, len(b)
+		if !t.binary {
+			out, n, _ = t.scan(b)
+		} else if head := t.header.Within(b); head > 0 {
+			out, n, _ = t.scan(b[:head])
+		}
 		s.take(n)
 		t.raw += int64(n)
 		size -= int64(n)
 		t.add(out, s.srv.MaxSize)
+		over()
 	}
 	return nil
 }

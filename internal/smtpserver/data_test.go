@@ -2,6 +2,7 @@ package smtpserver
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"runtime"
 	"strings"
@@ -221,4 +222,45 @@ func heap() int64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
+}
+
+// TestLargeMessage: a message of 50 MiB costs little memory, however it comes: what is allocated in all, from the client's first octet to the answer, the client's part
+// included, is less than 4 MiB.
+func TestLargeMessage(t *testing.T) {
+	const size = 50 << 20
+	block := bytes.Repeat([]byte("."+strings.Repeat("x", 509)+"\r\n"), 64)
+	for _, tt := range []struct{ name, param, begin, end string }{
+		{"DATA", "", "DATA", "\r\n.\r\n"},
+		{"BDAT", "", fmt.Sprintf("BDAT %d LAST", 2+size/len(block)*len(block)), ""},
+		{"binary", " BODY=BINARYMIME", fmt.Sprintf("BDAT %d LAST", 2+size/len(block)*len(block)), ""},
+		{"normalised", "", "DATA", "\r\n.\r\n"},
+		{"submission", "", "DATA", "\r\n.\r\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := newHost(t).trust()
+			h.MaxSize, h.NormaliseNewlines, h.Submission = 64<<20, tt.name == "normalised", tt.name == "submission"
+			c := h.dial()
+			c.do("EHLO client.example", "250")
+			c.do("MAIL FROM:<alice@far.example>"+tt.param, "250")
+			c.do("RCPT TO:<bob@own.example>", "250")
+			c.send(tt.begin + "\r\n")
+			if tt.begin == "DATA" {
+				c.expect("354")
+			}
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			c.send("\r\n")
+			for range size / len(block) {
+				if _, err := c.conn.Write(block); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c.send(tt.end)
+			c.expect("250 2.0.0 Ok: queued as ")
+			runtime.ReadMemStats(&after)
+			if got := after.TotalAlloc - before.TotalAlloc; got > 4<<20 {
+				t.Errorf("%d octets were allocated", got)
+			}
+		})
+	}
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/postel-mail/postel/internal/envelope"
 	"github.com/postel-mail/postel/internal/maillog"
 	"github.com/postel-mail/postel/internal/queue"
+	"github.com/postel-mail/postel/internal/sasl"
 	"github.com/postel-mail/postel/internal/status"
 )
 
@@ -93,7 +94,7 @@ func newHost(t testing.TB) *host {
 			}
 			return status.Permanent(550, "5.1.1", "No such user", nil)
 		},
-		Authenticate: func(_ context.Context, user, password string) (string, error) {
+		Logins: &sasl.Checks{Password: func(_ context.Context, user, password string) (string, error) {
 			switch {
 			case user == "bob" && password == "secret":
 				return "bob@own.example", nil
@@ -101,7 +102,7 @@ func newHost(t testing.TB) *host {
 				return "", errors.New("users: input/output error")
 			}
 			return "", status.Permanent(535, "5.7.8", "wrong", nil)
-		},
+		}},
 		MaxSize: 1 << 20, MaxRecipients: 100, MaxHops: 50, LoginDelay: time.Nanosecond,
 	}}
 }

@@ -32,7 +32,7 @@ func (s *session) newIntake() (*intake, error) {
 	}
 	t := message.Trace{By: s.srv.Hostname, With: s.keyword(), TLS: s.cipher(), ID: w.ID(), UID: s.env.UID, Now: clock.Now()}
 	if !s.srv.Submission { // where a user sits is nobody else's business
-		t.Helo, t.Client = s.helo, s.guard.Client()
+		t.Helo, t.Client, t.Name = s.helo, s.guard.Client(), s.client.Verdict().Name
 	}
 	if len(s.env.Rcpts) == 1 { // with more it would tell one of the others
 		t.For = s.env.Rcpts[0].To
@@ -97,10 +97,16 @@ func (s *session) accept(in *intake) error {
 			return err
 		}
 	}
+	s.sent = -1 // meanwhile other sessions of the user may have sent
+	if err := s.mayAdd(0); err != nil {
+		return err
+	}
 	if err := in.w.Commit(); err != nil {
 		return err
 	}
+	s.count()
 	s.errors, s.idle = 0, 0
+	s.client.Accepted()
 	s.srv.Log.Accepted(maillog.Accepted{ID: s.env.ID, From: s.env.From, Size: in.w.Size(), NRcpt: len(s.env.Rcpts),
 		Client: s.env.Client, Proto: s.keyword(), Auth: s.login, UID: s.env.UID})
 	s.ok("2.0.0", "Ok: queued as %s", s.env.ID)

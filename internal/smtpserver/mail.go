@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/postel-mail/postel/internal/address"
 	"github.com/postel-mail/postel/internal/envelope"
@@ -32,12 +34,18 @@ func (s *session) doMAIL(arg string) error {
 		return syntax("5.1.7", "Bad sender address", err)
 	}
 	e := &envelope.Envelope{From: from, Client: s.guard.Client(), Auth: s.login, UID: s.guard.UID()}
-	err = params(rest, func(name, value string) error { return s.mailParam(e, name, value) })
+	err = params(rest, false, func(name, value string) error { return s.mailParam(e, name, value) })
 	if err == nil {
 		err = checkUTF8(e, from)
 	}
 	if err == nil {
 		err = s.mayBegin()
+	}
+	if err == nil {
+		err = s.maySend(from)
+	}
+	if err == nil {
+		err = s.rated(450, "messages", s.srv.Rates.Messages)
 	}
 	if err != nil {
 		s.refuse(err, &from, nil)
@@ -61,7 +69,7 @@ func (s *session) doRCPT(arg string) error {
 		return syntax("5.1.3", "Bad recipient address", err)
 	}
 	r := envelope.Recipient{To: to}
-	err = params(rest, func(name, value string) error { return rcptParam(&r, name, value) })
+	err = params(rest, s.env.SMTPUTF8, func(name, value string) error { return rcptParam(&r, name, value) })
 	if err == nil {
 		err = checkUTF8(s.env, to)
 	}
@@ -69,7 +77,19 @@ func (s *session) doRCPT(arg string) error {
 		err = status.Temporary(452, "4.5.3", "Too many recipients", nil)
 	}
 	if err == nil {
+		err = s.rated(450, "recipients", s.srv.Rates.Recipients)
+	}
+	if err == nil {
+		err = s.screened(to)
+	}
+	if err == nil {
+		err = s.mayAdd(1)
+	}
+	if err == nil {
 		r.To, err = s.recipient(to)
+	}
+	if err == nil {
+		err = s.greylist(r.To)
 	}
 	if err != nil {
 		s.refuse(err, &s.env.From, &to)
@@ -101,8 +121,9 @@ func checkUTF8(e *envelope.Envelope, p address.Path) error {
 	return nil
 }
 
-// params gives do each ESMTP parameter behind a path, its name in upper case, value "" where there is none.
-func params(s string, do func(name, value string) error) error {
+// params gives do each ESMTP parameter behind a path, its name in upper case, value "" where there is none. raw says that values may be
+// UTF-8 (RFC 6533 3).
+func params(s string, raw bool, do func(name, value string) error) error {
 	if s == "" {
 		return nil
 	}
@@ -113,7 +134,7 @@ func params(s string, do func(name, value string) error) error {
 	for _, word := range strings.FieldsFunc(s, func(r rune) bool { return r == ' ' || r == '\t' }) {
 		name, value, has := strings.Cut(word, "=")
 		name = strings.ToUpper(name)
-		if !validParam(name, value) || has && value == "" || slices.Contains(seen, name) {
+		if !validParam(name, value, raw) || has && value == "" || slices.Contains(seen, name) {
 			return syntax("5.5.4", "Malformed or repeated parameter", nil)
 		}
 		seen = append(seen, name)
@@ -125,7 +146,7 @@ func params(s string, do func(name, value string) error) error {
 }
 
 // validParam checks the grammar of esmtp-param (RFC 5321 4.1.2).
-func validParam(name, value string) bool {
+func validParam(name, value string, raw bool) bool {
 	if name == "" {
 		return false
 	}
@@ -135,11 +156,11 @@ func validParam(name, value string) bool {
 		}
 	}
 	for i := range len(value) {
-		if c := value[i]; c <= ' ' || c >= 0x7f || c == '=' {
+		if c := value[i]; c <= ' ' || c == 0x7f || c == '=' || c > 0x7f && !raw {
 			return false
 		}
 	}
-	return true
+	return utf8.ValidString(value)
 }
 
 // unknownParam is the answer to a parameter or value that was not offered (RFC 5321 4.1.1.11).
@@ -157,18 +178,23 @@ func (s *session) mailParam(e *envelope.Envelope, name, value string) (err error
 		if n, err := strconv.ParseInt(value, 10, 64); err != nil || n > s.srv.MaxSize {
 			return tooLarge()
 		}
-	case "BODY": // RFC 6152
+	case "BODY": // RFC 6152, RFC 3030
 		switch e.Body = strings.ToUpper(value); e.Body {
-		case "8BITMIME":
+		case "8BITMIME", "BINARYMIME":
 		case "7BIT":
 			e.Body = ""
-		case "BINARYMIME":
-			return unknownParam()
 		default:
 			return bad
 		}
 	case "SMTPUTF8":
 		if e.SMTPUTF8 = true; value != "" {
+			return bad
+		}
+	case "REQUIRETLS": // RFC 8689
+		if s.tls == nil {
+			return unknownParam()
+		}
+		if e.RequireTLS = true; value != "" {
 			return bad
 		}
 	case "RET": // RFC 3461
@@ -179,8 +205,15 @@ func (s *session) mailParam(e *envelope.Envelope, name, value string) (err error
 		if e.EnvID, err = envelope.DecodeXtext(value); err != nil || !printable(e.EnvID, 100) {
 			return bad
 		}
+	case "XWAIT": // sendmail --wait
+		if !s.mayWait() {
+			return unknownParam()
+		}
+		if e.Wait = value; !envelope.ValidWait(value) {
+			return bad
+		}
 	case "AUTH": // RFC 4954 5: nobody here is trusted to say it for another, so it is read and dropped
-		if !s.offersAuth() {
+		if len(s.mechanisms()) == 0 {
 			return unknownParam()
 		}
 		if _, err := envelope.DecodeXtext(value); err != nil || value == "" {
@@ -209,20 +242,27 @@ func rcptParam(r *envelope.Recipient, name, value string) (err error) {
 	return nil
 }
 
-// decodeORcpt reads "type;xtext" (RFC 3461 4.2).
+// decodeORcpt reads "type;xtext" (RFC 3461 4.2). An address of type utf-8 has an encoding of its own, and may stand there raw (RFC 6533 3).
 func decodeORcpt(value string) (string, error) {
 	kind, addr, ok := strings.Cut(value, ";")
 	if !ok || kind == "" || addr == "" {
 		return "", errors.New("not of the form type;address")
 	}
-	addr, err := envelope.DecodeXtext(addr)
-	if err != nil {
-		return "", err
+	kind = strings.ToLower(kind)
+	decode, fit := envelope.DecodeXtext, printable
+	if kind == envelope.UTF8Type {
+		decode, fit = envelope.DecodeUnitext, printableUTF8
 	}
-	if s := strings.ToLower(kind) + ";" + addr; printable(s, 500) {
-		return s, nil
+	addr, err := decode(addr)
+	if err == nil && !(printable(kind, 50) && fit(addr, 450)) {
+		err = errors.New("not printable, or too long")
 	}
-	return "", errors.New("not printable ASCII, or too long")
+	return kind + ";" + addr, err
+}
+
+// printableUTF8 reports whether s is 1 to max octets of UTF-8 without control characters.
+func printableUTF8(s string, max int) bool {
+	return s != "" && len(s) <= max && utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
 }
 
 // printable reports whether s is 1 to max octets of printable ASCII.

@@ -1,9 +1,10 @@
 // Package smtpserver is the SMTP server: the mail exchanger of port 25 and the submission server (RFC 6409) of ports 587 and 465, over an
 // engine of its own.
 //
-// It implements RFC 5321 with PIPELINING (2920), SIZE (1870), 8BITMIME (6152), ENHANCEDSTATUSCODES (2034), CHUNKING (3030), SMTPUTF8 (6531),
-// DSN (3461), STARTTLS (3207), AUTH (4954) and LIMITS (9422). It leaves out BINARYMIME, VRFY and EXPN with answers, ETRN, and everything
-// obsolete.
+// It implements RFC 5321 with PIPELINING (2920), SIZE (1870), 8BITMIME (6152), ENHANCEDSTATUSCODES (2034), CHUNKING and BINARYMIME (3030),
+// SMTPUTF8 (6531), DSN (3461; 6533), STARTTLS (3207), AUTH (4954), REQUIRETLS (8689) and LIMITS (9422). It leaves out VRFY and EXPN with
+// answers, ETRN, and everything obsolete. A binary message is queued as it came; package transport converts it for a next hop or a mailbox that
+// takes only lines, and returns it where that cannot be done.
 //
 // The engine is our own because go-smtp (0.25.1), which was looked at first, cannot be made strict from outside. A carriage return is lost
 // in front of CR LF and behind a dot, so that a body may never end; <postmaster> is refused; `"a@b"@c` and `<a@b@c>` become the same
@@ -16,7 +17,9 @@
 // a client sent as data is ever run as a command. Package activation's Conn below it keeps read errors sticky for the same end.
 //
 // server.go is the session and its loop; wire.go lines in and replies out; commands.go the verbs; mail.go MAIL and RCPT; policy.go
-// who may send to whom; data.go DATA and BDAT; intake.go the message on its way into the queue; auth.go and tls.go what they say.
+// who may send to whom; data.go DATA and BDAT; intake.go the message on its way into the queue; auth.go and tls.go what they say;
+// front.go what package screen has to say about a client; rates.go what a client may do in a minute, and under
+// stress; xclient.go who a front end speaks for.
 package smtpserver
 
 import (
@@ -33,8 +36,11 @@ import (
 	"github.com/postel-mail/postel/internal/address"
 	"github.com/postel-mail/postel/internal/clock"
 	"github.com/postel-mail/postel/internal/envelope"
+	"github.com/postel-mail/postel/internal/guesses"
 	"github.com/postel-mail/postel/internal/maillog"
 	"github.com/postel-mail/postel/internal/queue"
+	"github.com/postel-mail/postel/internal/sasl"
+	"github.com/postel-mail/postel/internal/screen"
 	"github.com/postel-mail/postel/internal/status"
 )
 
@@ -53,15 +59,33 @@ type Server struct {
 	RelayDomains   map[string]bool // taken for the next hop, as Domains
 	RelayNetworks  []netip.Prefix  // clients that may send anywhere without logging in
 	PlaintextLogin []netip.Prefix  // clients that may log in without TLS
+	// XclientNetworks are front ends: they may say by XCLIENT whom they speak for.
+	XclientNetworks []netip.Prefix
 
 	// Verify says whether an address in one of Domains exists: nil, or an error that carries the status. A nil Verify takes all.
 	Verify func(context.Context, address.Path) error
-	// Authenticate gives the login that user and password open. An error that carries a permanent status is a refusal; any other is temporary.
-	Authenticate func(ctx context.Context, user, password string) (login string, err error)
+	// VerifyRelay does the same for an address in one of RelayDomains. It is asked about mail of clients that are not trusted.
+	VerifyRelay func(context.Context, address.Path) error
+	// MaySend says whether a user may send as that address, nil or an error with a status. A nil MaySend lets everybody send as anyone.
+	MaySend func(ctx context.Context, login string, from address.Path) error
+	// Sent adds n to the recipients whom that user has sent to within the hour, and gives the sum. It is used where SentPerHour is not 0.
+	Sent        func(login string, n int) int
+	SentPerHour int // recipients
+	// Logins judge who users are. An error that carries a permanent status is a refusal; any other is temporary. nil: nobody can log in.
+	Logins *sasl.Checks
+	// Guesses counts the failures; nil: they only count within a session.
+	Guesses *guesses.Guesses
+
+	// Screen judges clients that nobody vouches for; nil: none. It is for the exchanger alone.
+	Screen *screen.Screen
+
+	// NormaliseNewlines makes CRLF of each bare LF in a message, and nothing of each bare CR; without it such a message is refused.
+	NormaliseNewlines bool
 
 	MaxSize       int64 // octets of a message
 	MaxRecipients int   // of a message
 	MaxHops       int   // Received fields
+	Rates         Rates
 
 	CommandTimeout time.Duration // for a command, and for each block of a message; 0 is 5 minutes (RFC 5321 4.5.3.2)
 	LoginDelay     time.Duration // after the first failed login; doubles with each; 0 is one second
@@ -94,7 +118,18 @@ type session struct {
 	idle   int // commands since the last message
 
 	env  *envelope.Envelope // the transaction: MAIL was accepted; nil outside
+	user string             // of the submission server, whose message it is: login, or the name of a user of this host; "" where nobody is bound
+	sent int                // recipients of user within the hour, as known when the first was named; -1 before
 	xfer *transfer          // BDAT has begun; nil before
+
+	mayXclient bool // by the peer's own address
+	said       struct {
+		helo, login string
+		esmtp       bool
+	} // by XCLIENT
+
+	client *screen.Client // nil: not judged
+	judged bool           // and that is logged
 
 	ended bool
 	why   string // the session ended, for the log; "" for QUIT
@@ -103,23 +138,34 @@ type session struct {
 // ServeConn runs one session on c, to its end. The caller closes c.
 func (srv *Server) ServeConn(c *activation.Conn) {
 	s := &session{srv: srv, wire: wire{guard: c, conn: c}}
-	s.buf = s.small[:]
+	s.buf, s.mayXclient = s.small[:], contains(srv.XclientNetworks, c.IP())
 	srv.Log.Connect(c.Client())
 	defer func() {
 		s.reset()
 		s.release()
+		s.client.End()
 		srv.Log.Disconnect(c.Client(), s.why)
 	}()
 	c.Timeout(srv.commandTimeout())
 	if srv.ImplicitTLS && !s.handshake() {
 		return
 	}
-	s.reply(220, "", srv.Hostname+" ESMTP postel")
+	s.welcome()
 	for !s.ended {
 		s.command()
 	}
 	if s.flush() == nil && s.tls != nil {
 		_ = s.tls.CloseWrite() // the client may be gone
+	}
+}
+
+// welcome greets the client, or sends it away.
+func (s *session) welcome() {
+	if err := s.rated(421, "connections", s.srv.Rates.Connections); err != nil {
+		s.end("too many connections")
+		s.refuse(err, nil, nil)
+	} else if s.front() {
+		s.reply(220, "", s.srv.Hostname+" ESMTP postel")
 	}
 }
 
@@ -144,10 +190,10 @@ func (s *session) command() {
 	if s.ended {
 		return
 	}
-	if s.errors >= maxErrors+min(s.rcpts, maxGood) {
+	if s.errors >= s.maxErrors()+min(s.rcpts, maxGood) {
 		s.end("too many errors")
 		s.reply(421, "4.7.0", "Too many errors")
-	} else if s.idle >= maxIdle {
+	} else if s.idle >= s.maxIdle() {
 		s.end("too many commands without a message")
 		s.reply(421, "4.7.0", "Too many commands without a message")
 	}
@@ -155,7 +201,7 @@ func (s *session) command() {
 
 // readLine reads a command line or a line of AUTH. An error has ended the session, or is a refusal.
 func (s *session) readLine(max int) (string, error) {
-	s.guard.Until(clock.Now().Add(s.srv.commandTimeout()))
+	s.guard.Until(clock.Now().Add(s.patience()))
 	line, err := s.line(max)
 	switch {
 	case err == nil:

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"strings"
 
+	"github.com/postel-mail/postel/internal/channel"
 	"github.com/postel-mail/postel/internal/clock"
 	"github.com/postel-mail/postel/internal/status"
 )
@@ -42,8 +43,12 @@ func (s *session) handshake() bool {
 		s.end("connection lost")
 		return false
 	}
-	s.guard.Until(clock.Now().Add(tlsTime))
-	conn := tls.Server(s.guard, s.srv.TLS)
+	limit := tlsTime
+	if s.guard.Crowded() {
+		limit = crowdedTLS
+	}
+	s.guard.Until(clock.Now().Add(limit))
+	conn := channel.Server(s.guard, s.srv.TLS)
 	if err := conn.HandshakeContext(context.Background()); err != nil {
 		s.srv.Log.TLSFailed(s.guard.Client(), err)
 		s.end("TLS handshake failed")

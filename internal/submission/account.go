@@ -9,9 +9,9 @@ import (
 	"unicode/utf8"
 )
 
-// account finds a user's login name and full name in /etc/passwd; $USER and $LOGNAME are not looked at: they are whatever the caller
+// Account finds a user's login name and full name in /etc/passwd; $USER and $LOGNAME are not looked at: they are whatever the caller
 // likes. A user who is not there is named after the number.
-func account(uid int) (login, name string) {
+func Account(uid int) (login, name string) {
 	f, err := os.Open("/etc/passwd")
 	if err == nil {
 		defer f.Close()

@@ -11,7 +11,7 @@ import (
 
 // SetCaller makes the user with that number the submitter, the sender and the author.
 func (s *Submission) SetCaller(uid int) (err error) {
-	login, name := account(uid)
+	login, name := Account(uid)
 	s.UID, s.Name = uid, name
 	if s.Sender, err = s.complete(address.Path{Local: login}); err != nil {
 		return fmt.Errorf("user name: %w", err)
@@ -99,7 +99,7 @@ func (s *Submission) SetEnvelope(e *envelope.Envelope) (err error) {
 			return fmt.Errorf("ORCPT %q: must be type;address", r.ORcpt)
 		}
 	}
-	s.Recipients, s.EightBit = e.Rcpts, e.Body != ""
+	s.Recipients, s.EightBit, s.Wait = e.Rcpts, e.Body != "", e.Wait
 	return s.SetDSN("", e.Ret, envelope.EncodeXtext(e.EnvID))
 }
 

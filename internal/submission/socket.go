@@ -140,6 +140,9 @@ func needed(e *envelope.Envelope) []string {
 	if e.Ret != "" || e.EnvID != "" || slices.ContainsFunc(e.Rcpts, func(r envelope.Recipient) bool { return r.Notify != "" || r.ORcpt != "" }) {
 		list = append(list, "DSN")
 	}
+	if e.Wait != "" { // an agreement of this suite's programs (RFC 5321 2.2.2)
+		list = append(list, "XWAIT")
+	}
 	return list
 }
 
@@ -155,6 +158,9 @@ func mailParams(e *envelope.Envelope) (params string) {
 	}
 	if e.EnvID != "" {
 		params += " ENVID=" + envelope.EncodeXtext(e.EnvID)
+	}
+	if e.Wait != "" {
+		params += " XWAIT=" + e.Wait
 	}
 	return params
 }
@@ -256,8 +262,8 @@ func (s *Session) flush() error {
 	return nil
 }
 
-// expect reads the reply to a command. One with another code than those wanted is an error, as is one that does not come: ErrNotTaken, or when it is final
-// a *status.Error.
+// expect reads the reply to a command. One with another code than those wanted is an error, as is one that does not come: ErrNotTaken, or when it is final, or a rule
+// for the sender, a *status.Error.
 func (s *Session) expect(command string, want ...int) (lines []string, err error) {
 	code, lines, err := s.reply(cmp.Or(s.patience, commandTime))
 	if err != nil {
@@ -273,7 +279,7 @@ func (s *Session) expect(command string, want ...int) (lines []string, err error
 func refusal(code int, lines []string, command string) error {
 	e := status.ParseReply(code, lines)
 	e.Err = fmt.Errorf("said of %s", command)
-	if code < 500 {
+	if code < 500 && !strings.HasPrefix(e.Enhanced, "4.7.") { // a rule for the sender (RFC 3463 3.8), such as how much is sent in an hour, holds for every way
 		return notTaken(e)
 	}
 	return e

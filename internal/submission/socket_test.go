@@ -139,11 +139,13 @@ func TestSocketOutcomes(t *testing.T) {
 		{"closes at once", "CLOSE", "\n", notTaken, "connection closed"},
 		{"no EHLO", "S: 220 x\nC. EHLO host.example\nS: 502 5.5.1 what", "\n", notTaken, "502 5.5.1 what"},
 		{"no PIPELINING", "S: 220 x\nC. EHLO host.example\nS: 250 x", "\n", notTaken, "does not offer PIPELINING"},
+		{"no XWAIT", "S: 220 x\nC. EHLO host.example\nS: 250-x\nS: 250 PIPELINING", "\n", notTaken, "does not offer XWAIT"},
 		{"no 8BITMIME", "S: 220 x\nC. EHLO host.example\nS: 250-x\nS: 250 PIPELINING", "\n\u00fc\n", notTaken, "does not offer 8BITMIME"},
 		{"sender for now", hello + "C: MAIL FROM:<me@host.example>\nC: RCPT TO:<a@b.example>\nS| \"452 4.3.1 disk\\r\\n503 5.5.1 no\\r\\n\"\nCLOSE", "\n", notTaken, "452 4.3.1 disk"},
 		{"sender for good", hello + "C: MAIL FROM:<me@host.example>\nC: RCPT TO:<a@b.example>\nS| \"553 5.1.8 you\\r\\n503 5.5.1 no\\r\\n\"\nCLOSE", "\n", sysexits.Unavailable, "553 5.1.8 you: said of MAIL FROM:<me@host.example>"},
 		{"no such user", hello + "C: MAIL FROM:<me@host.example>\nC. RCPT TO:<a@b.example>\nS: 250 ok\nS: 550 5.1.1 unknown", "\n", sysexits.NoUser, "550 5.1.1 unknown: said of RCPT TO:<a@b.example>"},
 		{"recipient for now", hello + "C: MAIL FROM:<me@host.example>\nC. RCPT TO:<a@b.example>\nS: 250 ok\nS: 450 4.2.1 later", "\n", notTaken, "450 4.2.1"},
+		{"too much in an hour", hello + "C: MAIL FROM:<me@host.example>\nC. RCPT TO:<a@b.example>\nS: 250 ok\nS: 450 4.7.1 enough", "\n", sysexits.TempFail, "450 4.7.1 enough"},
 		{"DATA for now", strings.Replace(upToData, "354 go on", "452 4.3.1 disk", 1), "\n", notTaken, "452 4.3.1"},
 		{"DATA for good", strings.Replace(upToData, "354 go on", "554 5.7.1 no", 1), "\n", sysexits.Unavailable, "554 5.7.1 no: said of DATA"},
 		{"DATA misunderstood", strings.Replace(upToData, "354 go on", "250 ok", 1), "\n", notTaken, "250 "},
@@ -187,6 +189,9 @@ func TestSocketOutcomes(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer m.Close()
+			if c.name == "no XWAIT" {
+				m.Wait = "0123456789abcdef"
+			}
 			_, err = Send(m, create)
 			got := sysexits.Of(err)
 			var known *status.Error
@@ -265,7 +270,7 @@ func TestSocketServer(t *testing.T) {
 	})
 	in := "Subject: x\n\n" + strings.Repeat(".\n..\n.x\nx.\n\n", 40_000) + "\u00fc"
 	s := submission()
-	s.Trace, s.Name = false, "Me Myself"
+	s.Trace, s.Name, s.Wait = false, "Me Myself", "0123456789abcdef"
 	s.Recipients = []envelope.Recipient{{To: address.Path{Local: "a", Domain: "b.example"}, Notify: "NEVER"}, {To: address.Path{Local: "b", Domain: "b.example"}}}
 	m, err := s.Read(strings.NewReader(in))
 	if err != nil {
@@ -294,7 +299,7 @@ func TestSocketServer(t *testing.T) {
 		t.Errorf("got %.400q, %d octets", text, len(text))
 	}
 	e := got.Envelope
-	if e.UID != os.Getuid() || e.Client != "unix" || e.Body != "8BITMIME" || len(e.Rcpts) != 2 || e.Rcpts[0].Notify != "NEVER" || e.Rcpts[1].Notify != "" {
+	if e.UID != os.Getuid() || e.Wait != s.Wait || e.Client != "unix" || e.Body != "8BITMIME" || len(e.Rcpts) != 2 || e.Rcpts[0].Notify != "NEVER" || e.Rcpts[1].Notify != "" {
 		t.Errorf("got %+v", e)
 	}
 	<-ended

@@ -43,6 +43,7 @@ type Submission struct {
 	EndAtDot   bool                 // a line with nothing but a dot ends the message
 	Relay      bool                 // the message passes through: its header and lines stay as they are
 	Trace      bool                 // add the Received field; without it the next program does
+	Wait       string               // see envelope.Envelope; it may be set until Send
 }
 
 // Message is a message that was read and found good.
@@ -157,6 +158,7 @@ func (s *Submission) recipients(h *message.Header) (rcpts []envelope.Recipient, 
 // Send hands the message on to whoever create leads to: the Create method of a spool, a drop directory or a Socket. When it returns nil the message is
 // durable there. After an error it may be called again for another one, unless the error says that it may have been taken.
 func Send[W Writer](m *Message, create func(*envelope.Envelope) (W, error)) (*Receipt, error) {
+	m.envelope.Wait = m.Wait
 	w, err := create(m.envelope)
 	if err != nil {
 		return nil, err

@@ -37,6 +37,10 @@ type host struct {
 // mailHosts tries the mail hosts of a domain in their order. Those of one preference are looked up before any of them is tried: if one of
 // them is this host under a name that it does not know, RFC 5321 5.1 forbids the others too.
 func (w *attempt) mailHosts(ctx context.Context) {
+	if w.r.secure() {
+		w.fail(unproven(cmp.Or(w.d.Host, w.r.Domain)), "")
+		return
+	}
 	answer, err := w.t.MX(ctx, cmp.Or(w.d.Host, w.r.Domain))
 	if err == nil {
 		answer, err = answer.Without(w.t.Hostname)
@@ -193,6 +197,11 @@ func (w *attempt) visit(ctx context.Context, network, addr, relay string) (more 
 			w.fail(w.loop(), relay)
 			return false
 		}
+		if no := w.keepsTLS(s); no != nil {
+			w.t.idle.bye(s)
+			w.fail(no, relay)
+			return true
+		}
 		left := len(w.todo)
 		if !w.send(ctx, s) || len(w.todo) == left {
 			return len(w.todo) > 0 && ctx.Err() == nil
@@ -220,7 +229,7 @@ func (w *attempt) open(ctx context.Context, network, addr, relay string) (*sessi
 			return &session{Client: c, key: w.key, dest: w.d, relay: relay, opened: clock.Now()}, nil
 		}
 		if o.TLS != smtpclient.Opportunistic || o.Login != nil || !errors.Is(err, smtpclient.ErrTLS) || ctx.Err() != nil {
-			return nil, status.Of(err)
+			return nil, w.insecure(status.Of(err))
 		}
 		o.TLS = smtpclient.Off
 	}

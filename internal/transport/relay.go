@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/postel-mail/postel/internal/address"
 	"github.com/postel-mail/postel/internal/destination"
 	"github.com/postel-mail/postel/internal/envelope"
 	"github.com/postel-mail/postel/internal/smtpclient"
@@ -34,7 +35,8 @@ type attempt struct {
 	results []Result // for r.Rcpts
 	todo    []int    // indexes into it of those that have no answer yet
 
-	reached bool // a session was open
+	ask     *address.Path // only ask about that recipient; nil: hand the message over
+	reached bool          // a session was open
 
 	addresses, sessions int // tried for d
 
@@ -76,6 +78,9 @@ func (w *attempt) unsure(s *status.Error) {
 
 func newAttempt(t *Transport, r Request) *attempt {
 	w := &attempt{t: t, r: r}
+	if r.secure() {
+		w.key = "REQUIRETLS\n"
+	}
 	for i, d := range r.Dests {
 		if i > 0 {
 			w.key += "\n"
@@ -135,6 +140,7 @@ func (w *attempt) prepare() *status.Error {
 	if w.port == "" {
 		w.port = strconv.Itoa(t.Port)
 	}
+	w.raise()
 	if d.User == "" {
 		return nil
 	}
@@ -230,6 +236,9 @@ func (w *attempt) send(ctx context.Context, s *session) (again bool) {
 // transaction hands the message over once, for as many recipients as the server takes at once. taken says that it took it for one of them,
 // elsewhere, when it is not nil, why what is left is for another session or host.
 func (w *attempt) transaction(ctx context.Context, s *session) (taken bool, elsewhere *status.Error) {
+	if w.ask != nil {
+		return w.question(ctx, s)
+	}
 	m := w.r.Message
 	rcpts := make([]envelope.Recipient, len(w.todo))
 	for i, n := range w.todo {

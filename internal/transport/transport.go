@@ -137,9 +137,9 @@ func (t *Transport) program(ctx context.Context, m *queue.Message, n int, d dest
 	if args == nil {
 		return status.Temporary(451, "4.3.5", "No delivery agent is configured", fmt.Errorf("transport: destination %q", d))
 	}
-	body, err := m.OpenBody()
-	if err != nil {
-		return status.Temporary(451, "4.3.0", "Queued message cannot be read", fmt.Errorf("transport: %w", err))
+	body, bad := stdin(m)
+	if bad != nil {
+		return bad
 	}
 	defer body.Close()
 	user, detail := address.Split(rcpt.To.Local, t.Delimiter)
@@ -175,7 +175,7 @@ func (t *Transport) args(d destination.Destination, from, to address.Path) []str
 // original is the address that the sender wrote, where ORCPT tells it (RFC 3461 4.2).
 func original(r envelope.Recipient) address.Path {
 	kind, value, _ := strings.Cut(r.ORcpt, ";")
-	if p, err := address.Parse(value); err == nil && strings.EqualFold(kind, "rfc822") {
+	if p, err := address.Parse(value); err == nil && (strings.EqualFold(kind, "rfc822") || kind == envelope.UTF8Type) {
 		return p
 	}
 	return address.Path{}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -22,6 +23,7 @@ type entry struct {
 type table struct {
 	users map[string]entry // by User.String
 	decoy password.Secret
+	scram bool // all who have a password can log in by SCRAM
 }
 
 // find looks for a name with its domain, then without where that may be meant; each as it is written, then in lower case.
@@ -66,6 +68,7 @@ func parsePasswdFile(r io.Reader, path string) (*table, error) {
 		return nil, err
 	}
 	t.decoy = password.Decoy(secrets)
+	t.scram = len(secrets) > 0 && !slices.ContainsFunc(secrets, func(s password.Secret) bool { return !password.CanScram(s) })
 	return t, nil
 }
 

@@ -8,6 +8,7 @@ package userdb
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -51,6 +52,9 @@ type DB struct {
 	// Problem, when set before the first use, hears once of each changed file that cannot be read or holds a mistake. The
 	// old content stays in force.
 	Problem func(error)
+	// Seed, when set before the first use, is what Scram makes salts from: secret, and the same in all processes and at all times, so that a made-up salt stays
+	// the same too. Without it each DB has its own.
+	Seed []byte
 
 	source  source
 	domains map[string]bool
@@ -76,7 +80,7 @@ type name struct {
 // those whose users may be listed without a domain. An error names file and line.
 func Open(spec string, domains []string) (*DB, error) {
 	// A check takes one core for a while, and with Argon2 its memory too.
-	db := &DB{domains: map[string]bool{}, checks: make(chan struct{}, min(max(2, runtime.GOMAXPROCS(0)), 4))}
+	db := &DB{Seed: []byte(rand.Text()), domains: map[string]bool{}, checks: make(chan struct{}, min(max(2, runtime.GOMAXPROCS(0)), 4))}
 	for _, d := range domains {
 		a, err := address.ASCIIDomain(d)
 		if err != nil {

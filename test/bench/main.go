@@ -6,6 +6,8 @@
 //	relay    SMTP in, queue, next hop: messages a second and processor time of a message, against Postfix
 //	dead     a queue in which three destinations of ten are dead, against the same without them
 //	memory   what a message of 50 MiB takes of each program
+//	sessions the memory of smtpd with many open sessions, and behind them
+//	hostile  20 good clients of smtpd among 2,000 hostile ones
 //	folder   the queue's calls at 10,000, 100,000 and 1,000,000 messages
 //	million  a runner's start with 1,000,000 deferred messages, its memory, and mailq's
 package main
@@ -34,9 +36,14 @@ func run() int {
 	flag.StringVar(&b.dma, "dma", "", "root of a dma")
 	flag.IntVar(&b.rounds, "rounds", 5, "interleaved rounds")
 	flag.IntVar(&b.million, "million", 1000000, "how many messages the large queue has")
-	parts := flag.String("parts", "start,submit,relay,dead,memory,folder,million", "what to measure")
+	parts := flag.String("parts", "start,submit,relay,dead,memory,sessions,hostile,folder,million", "what to measure")
+	flag.IntVar(&b.seconds, "seconds", 60, "how long the hostile clients stay")
+	against := flag.String("herd", "", "be the hostile clients of that server")
 	flag.Parse()
-	all := map[string]func() error{"start": b.start, "submit": b.submit, "relay": b.relay, "dead": b.dead, "memory": b.memory, "folder": b.folder, "million": b.deferred}
+	if *against != "" {
+		herd(*against)
+	}
+	all := map[string]func() error{"start": b.start, "submit": b.submit, "relay": b.relay, "dead": b.dead, "memory": b.memory, "sessions": b.sessions, "hostile": b.hostile, "folder": b.folder, "million": b.deferred}
 	errs := []error{b.prepare()}
 	for part := range strings.SplitSeq(*parts, ",") {
 		do := all[part]
@@ -58,7 +65,7 @@ func run() int {
 type bench struct {
 	bin, dir, large, cold, fill, dma string
 	postfix                          postfix
-	rounds, million                  int
+	rounds, million, seconds         int
 	filled                           int // messages in the large queue
 }
 

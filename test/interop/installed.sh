@@ -35,7 +35,7 @@ client_mails() { # client_mails PORT SUBJECT [swaks' flags]
 	cat "$W/dialog"
 	grep -q '^<.* 250 2.0.0 Ok: queued as ' "$W/dialog"
 }
-client_submits() { client_mails "$1" "$2" "${@:3}" --auth PLAIN --auth-user alice --auth-password "$PASSWORD"; }
+client_submits() { client_mails "$1" "$2" "${@:3}" --from alice@ours.test --auth PLAIN --auth-user alice --auth-password "$PASSWORD"; }
 client_fetches() { # client_fetches URL
 	in_clients curl -sS --ssl-reqd --cacert "$TLS/ca.pem" -u "alice:$PASSWORD" "$1" >"$W/got"
 	grep '^Subject: to be fetched' "$W/got" && same_body "$W/got"
