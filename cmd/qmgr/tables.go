@@ -54,9 +54,8 @@ func load(p *program.Program) (*tables, error) {
 	}
 	logins, err := credentials.Load(c.SMTP.Credentials)
 	var certificate *tls.Certificate
-	if err == nil && c.SMTP.Certificate != "" {
-		certificate, err = clientCertificate(c)
-		logins.Certificate = true
+	if err == nil {
+		certificate, err = logins.ReadCertificate(c.SMTP.Certificate, c.SMTP.Key)
 	}
 	if err == nil && p.CheckOnly {
 		err = checkLogins(c, logins)
@@ -73,15 +72,6 @@ func load(p *program.Program) (*tables, error) {
 	t.transport = newTransport(c, agent, logins, t.resolver)
 	t.transport.Certificate = certificate
 	return t, nil
-}
-
-// clientCertificate is what this host shows to servers that ask who it is.
-func clientCertificate(c *config.Config) (*tls.Certificate, error) {
-	pair, err := tls.LoadX509KeyPair(c.SMTP.Certificate, c.SMTP.Key)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the certificate %s with key %s: %w", c.SMTP.Certificate, c.SMTP.Key, err)
-	}
-	return &pair, nil
 }
 
 // checkLogins sees that there is a way to log in for every destination with a login.

@@ -21,14 +21,19 @@ func (d *smtpd) tune(c *config.Config, a *activation.Server) {
 	a.PerUser = c.Limits.ConnectionsPerClient
 }
 
+// once tells the log of the first problem: a ledger that fails does so for each client.
+func (d *smtpd) once() func(error) {
+	var once sync.Once
+	return func(err error) { once.Do(func() { d.Log.Problem("", err) }) }
+}
+
 // rates are the bounds of a minute, which only count where there is a ledger.
 func (d *smtpd) rates(c *config.Config) smtpserver.Rates {
 	if d.ledger == nil {
 		return smtpserver.Rates{}
 	}
-	var once sync.Once
 	return smtpserver.Rates{
 		Connections: c.Limits.RateConnections, Messages: c.Limits.RateMessages, Recipients: c.Limits.RateRecipients, Ledger: d.ledger,
-		Problem: func(err error) { once.Do(func() { d.Log.Problem("", err) }) },
+		Problem: d.once(),
 	}
 }

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"sync"
-
 	"github.com/postel-mail/postel/internal/config"
 	"github.com/postel-mail/postel/internal/guesses"
 	"github.com/postel-mail/postel/internal/logins"
@@ -28,7 +26,6 @@ func (d *smtpd) logins(c *config.Config, s *smtpserver.Server, users *userdb.DB)
 	} else {
 		users.Seed = seed
 	}
-	var once sync.Once
-	s.Guesses = &guesses.Guesses{Ledger: d.ledger, Problem: func(err error) { once.Do(func() { d.Log.Problem("", err) }) }}
+	s.Guesses = &guesses.Guesses{Ledger: d.ledger, Problem: d.once()}
 	return nil
 }

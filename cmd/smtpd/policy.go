@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/postel-mail/postel/internal/address"
@@ -32,8 +30,7 @@ func (d *smtpd) policy(c *config.Config, s *smtpserver.Server, agent *delivery.A
 		return err
 	}
 	s.MaySend = owners{table, agent, strings.ToLower(c.Hostname)}.maySend
-	var once sync.Once
-	ledgerFails := func(err error) { once.Do(func() { problem(err) }) }
+	ledgerFails := d.once()
 	if d.ledger != nil {
 		s.SentPerHour = c.Limits.SentPerHour
 		s.Sent = func(login string, n int) int {
@@ -89,13 +86,9 @@ func relayAsker(c *config.Config) (func(context.Context, address.Path) transport
 	if err != nil {
 		return nil, err
 	}
-	var certificate *tls.Certificate
-	if c.SMTP.Certificate != "" {
-		pair, err := tls.LoadX509KeyPair(c.SMTP.Certificate, c.SMTP.Key)
-		if err != nil {
-			return nil, fmt.Errorf("cannot read the certificate %s with key %s: %w", c.SMTP.Certificate, c.SMTP.Key, err)
-		}
-		certificate, logins.Certificate = &pair, true
+	certificate, err := logins.ReadCertificate(c.SMTP.Certificate, c.SMTP.Key)
+	if err != nil {
+		return nil, err
 	}
 	resolver, err := mx.New(mx.Options{Servers: c.DNS.Servers})
 	if err != nil {

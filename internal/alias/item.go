@@ -79,9 +79,9 @@ func parseItems(s string) ([]Item, error) {
 	var items []Item
 	var wrong []error
 	for s != "" {
-		end, err := itemEnd(s)
-		if err != nil {
-			wrong = append(wrong, err)
+		end, open := address.ItemEnd(s)
+		if open {
+			wrong = append(wrong, errors.New("a quote is not closed"))
 			break
 		}
 		if word := strings.TrimSpace(s[:end]); word != "" {
@@ -100,26 +100,6 @@ func parseItems(s string) ([]Item, error) {
 		return nil, errors.Join(wrong...)
 	}
 	return items, nil
-}
-
-// itemEnd finds the comma that ends the first item of s. A comma inside double quotes, where a backslash takes the next character as it
-// is, ends nothing.
-func itemEnd(s string) (int, error) {
-	quoted := false
-	for i := 0; i < len(s); i++ {
-		switch c := s[i]; {
-		case c == '"':
-			quoted = !quoted
-		case c == '\\' && quoted:
-			i++
-		case c == ',' && !quoted:
-			return i, nil
-		}
-	}
-	if quoted {
-		return 0, errors.New("a quote is not closed")
-	}
-	return len(s), nil
 }
 
 func parseItem(word string) (Item, error) {

@@ -132,7 +132,7 @@ func cutLogin(s string) (login, items string, err error) {
 // add adds items separated by commas.
 func add(to map[address.Path]bool, items string) error {
 	for items != "" {
-		end := itemEnd(items)
+		end, _ := address.ItemEnd(items) // an open quote is a mistake of the item
 		item := strings.TrimSpace(items[:end])
 		items = strings.TrimPrefix(items[end:], ",")
 		if item == "" {
@@ -145,22 +145,6 @@ func add(to map[address.Path]bool, items string) error {
 		to[p] = true
 	}
 	return nil
-}
-
-// itemEnd finds the comma that ends the first item of s; one in a quoted local part ends nothing.
-func itemEnd(s string) int {
-	quoted := false
-	for i := 0; i < len(s); i++ {
-		switch c := s[i]; {
-		case c == '"':
-			quoted = !quoted
-		case c == '\\' && quoted:
-			i++
-		case c == ',' && !quoted:
-			return i
-		}
-	}
-	return len(s)
 }
 
 func parseItem(item string) (address.Path, error) {
