@@ -3,8 +3,7 @@
 // It finds the parts that do not fit in the MIME structure (RFC 2045, 2046) and encodes these anew; every other octet stays.
 //
 // A first pass makes a Plan, a second one carries it out. Nothing but the plan is in memory, and that is bounded. It knows no more of MIME
-// than this takes, and leaves headers alone: octets over 127 in them are of no known charset, so no encoded word (RFC 2047) can
-// be made of them, or they are UTF-8 and a matter of SMTPUTF8 (RFC 6532).
+// than this takes. For seven bits octets over 127 in headers become encoded words (RFC 2047); everything else leaves headers alone.
 package recode
 
 import (
@@ -23,6 +22,8 @@ type Plan struct {
 	edits []edit
 	form  form
 	top   *message.Header // of the message, where it is kept apart from the body
+
+	encoded int // octets of the fields in edits
 }
 
 // form is what a message has to fit into.
@@ -76,7 +77,8 @@ func EightBit(msg io.Reader) (*Plan, error) { return whole(msg, eightBit) }
 
 // SevenBit plans how a whole message, its header in front, becomes one without octets over 127. It does what EightBit does; besides, parts with
 // such octets become quoted-printable, in preambles and epilogues they become "?", and multiparts and messages are labelled 7bit, since
-// they cannot be encoded themselves (RFC 2045 6.4). Here too the caller has to look: headers and signed parts stay as they are.
+// they cannot be encoded themselves (RFC 2045 6.4). In headers such octets become encoded words where these may stand: in text, in the names of people and groups, and
+// in comments. Here too the caller has to look: addresses, parameters and signed parts stay as they are.
 //
 // A message without MIME becomes one with it. Its charset is utf-8 where the whole text is valid as that, which no other text is by accident,
 // and else unknown-8bit (RFC 1428 3).

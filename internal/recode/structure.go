@@ -206,6 +206,9 @@ func (s *scanner) endField() {
 	if s.field.Is("Content-Transfer-Encoding") {
 		s.part.fieldFrom, s.part.fieldTo = s.begun, s.at
 	}
+	if s.plan.form == sevenBit && !s.part.signed && int64(len(s.field)) == s.at-s.begun {
+		s.plan.field(s.field, s.begun)
+	}
 	s.field = nil
 }
 

@@ -47,9 +47,6 @@ func (t *transaction) convert() *status.Error {
 	case m.binary && c.offers("BINARYMIME") && c.offers("CHUNKING"):
 		return nil
 	case m.eight && !mime8:
-		if m.header {
-			return permanent(554, "5.6.3", "The server does not offer 8BITMIME, and the message has octets over 127 in its header, which cannot be converted")
-		}
 		err = m.convert(recode.SevenBit)
 	case m.binary:
 		lacking = "BINARYMIME"
@@ -62,6 +59,9 @@ func (t *transaction) convert() *status.Error {
 	}
 	if err != nil && !errors.Is(err, errLineEnd) && !errors.Is(err, errNUL) {
 		return unreadable(err)
+	}
+	if err == nil && m.header {
+		return permanent(554, "5.6.3", "The server does not offer "+lacking+", and the message has octets over 127 in its header, which cannot be converted")
 	}
 	return permanent(554, "5.6.3", "The server does not offer "+lacking+", and the message, which needs it, cannot be converted")
 }
