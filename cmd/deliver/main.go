@@ -19,6 +19,7 @@ import (
 	"github.com/postel-mail/postel/internal/config"
 	"github.com/postel-mail/postel/internal/delivery"
 	"github.com/postel-mail/postel/internal/destination"
+	"github.com/postel-mail/postel/internal/envelope"
 	"github.com/postel-mail/postel/internal/maillog"
 	"github.com/postel-mail/postel/internal/process"
 	"github.com/postel-mail/postel/internal/program"
@@ -32,8 +33,9 @@ func main() { os.Exit(run(os.Args[1:])) }
 // deliver is one run of the program.
 type deliver struct {
 	*program.Program
-	sender, to, user string
-	said             bool // the last line on stderr is a code and a reason
+	sender, to, user               string
+	notify, orcpt, ret, envelopeID string
+	said                           bool // the last line on stderr is a code and a reason
 }
 
 func run(args []string) int {
@@ -43,6 +45,10 @@ func run(args []string) int {
 	d.Flags().StringVarP(&d.sender, "sender", "f", "", "envelope sender `ADDRESS`, <> for none (default that of a From_ line in front)")
 	d.Flags().StringVar(&d.to, "to", "", "deliver to `DESTINATION`: maildir:PATH, mbox:PATH, pipe:PROGRAM or discard:")
 	d.Flags().StringVar(&d.user, "user", "", "the recipient is user `NAME` with the home $HOME; no alias is looked up")
+	d.Flags().StringVarP(&d.notify, "notify", "N", "", "report to the sender `WHEN`: never, or a list of success, failure and delay")
+	d.Flags().StringVarP(&d.ret, "return", "R", "", "a report returns `WHAT` of the message: full or hdrs")
+	d.Flags().StringVarP(&d.envelopeID, "envelope-id", "V", "", "reports quote `ID`")
+	d.Flags().StringVar(&d.orcpt, "orcpt", "", "reports name `ADDR`, as TYPE;ADDRESS, as the recipient that the sender wrote to")
 	d.Flags().Lookup("log").Usage = "log as `FORM`: " + maillog.Forms + " (default syslog)"
 	d.Args = cobra.MaximumNArgs(1)
 	d.RunE = func(_ *cobra.Command, args []string) error { return d.run(args) }
@@ -112,11 +118,20 @@ func (d *deliver) run(args []string) error {
 			return sysexits.With(sysexits.Usage, fmt.Errorf("--to: %w", err))
 		}
 	}
+	dsn, err := envelope.ParseDSN(d.notify, d.orcpt, d.ret, d.envelopeID)
+	if err != nil {
+		return sysexits.With(sysexits.Usage, err)
+	}
 	m, err := d.message(c, args)
 	if err != nil {
 		return d.say(err)
 	}
-	return d.say(d.deliver(context.Background(), agent, to, m))
+	m.DSN = dsn
+	outcome, err := d.deliver(context.Background(), agent, to, m)
+	if err == nil && dsn.Notify != "" {
+		fmt.Println(outcome)
+	}
+	return d.say(err)
 }
 
 // agent makes the delivery agent that the configuration describes.
@@ -174,7 +189,7 @@ func strangers(ctx context.Context, a *delivery.Agent) error {
 }
 
 // deliver brings the message to where flags and recipient say.
-func (d *deliver) deliver(ctx context.Context, a *delivery.Agent, to destination.Destination, m delivery.Message) error {
+func (d *deliver) deliver(ctx context.Context, a *delivery.Agent, to destination.Destination, m delivery.Message) (delivery.Outcome, error) {
 	switch {
 	case d.user != "":
 		u := userdb.User{Name: d.user, UID: os.Geteuid(), GID: os.Getegid(), Home: os.Getenv("HOME")}
@@ -190,7 +205,7 @@ func (d *deliver) deliver(ctx context.Context, a *delivery.Agent, to destination
 	}
 	u, err := d.owner(ctx, a, m)
 	if err != nil {
-		return err
+		return delivery.Delivered, err
 	}
 	return a.DeliverTo(ctx, u, to, m)
 }

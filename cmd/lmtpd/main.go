@@ -45,11 +45,12 @@ func (d *lmtpd) load(c *config.Config) (daemon.Engine, error) {
 	return &lmtpserver.Server{
 		Hostname: c.Hostname, MaxSize: int64(c.Limits.MessageSize), MaxRecipients: c.Limits.Recipients, Log: d.Log,
 		Verify: agent.Verify,
-		Deliver: func(ctx context.Context, m lmtpserver.Message) error {
-			return agent.Deliver(ctx, delivery.Message{
-				ID: m.ID + "." + strconv.Itoa(m.Number), Arrival: m.Arrival, Sender: m.From, Recipient: m.To,
+		Deliver: func(ctx context.Context, m lmtpserver.Message) (string, error) {
+			outcome, err := agent.Deliver(ctx, delivery.Message{
+				ID: m.ID + "." + strconv.Itoa(m.Number), Arrival: m.Arrival, Sender: m.From, Recipient: m.To, DSN: m.DSN,
 				Body: m.Body, Size: m.Body.Size(), Open: m.Body.Open,
 			})
+			return string(outcome), err
 		},
 	}, nil
 }

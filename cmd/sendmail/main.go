@@ -33,10 +33,10 @@ Flags:
 // sendmail is the command line.
 type sendmail struct {
 	process.Process
-	showHelp, showVersion                      bool
-	readRecipients, ignoreDots, relay, verbose bool
-	fullName, notify, ret, envid, body, mode   string
-	sender, queue, wait                        *string // nil: not given
+	showHelp, showVersion                           bool
+	readRecipients, ignoreDots, relay, verbose      bool
+	fullName, notify, ret, envid, orcpt, body, mode string
+	sender, queue, wait                             *string // nil: not given
 }
 
 func run(args []string) int {
@@ -75,6 +75,7 @@ func (s *sendmail) flags() getopt.Flags {
 		getopt.Text(&s.notify, 'N', "notify", "WHEN", "report to the sender WHEN: never, or a list of success, failure and delay"),
 		getopt.Text(&s.ret, 'R', "return", "WHAT", "a report returns WHAT of the message: full or hdrs"),
 		getopt.Text(&s.envid, 'V', "envelope-id", "ID", "reports quote ID"),
+		getopt.Text(&s.orcpt, 0, "orcpt", "ADDR", "reports name ADDR, as TYPE;ADDRESS, as the recipient that the sender wrote to"),
 		getopt.Text(&s.body, 'B', "body", "TYPE", "the body is TYPE: 7bit or 8bitmime (found out by itself)"),
 		getopt.On(&s.relay, 'G', "relay", "the message passes through: do not complete or change its header"),
 		getopt.On(&s.verbose, 'v', "verbose", "print the queue id"),

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
@@ -109,7 +110,7 @@ func (s *sendmail) verdict(waiter *queue.Waiter, id string, patience time.Durati
 		until = "as it cannot be heard of: " + err.Error()
 	}
 	for i := range waiter.Rcpts {
-		if r := &waiter.Rcpts[i]; r.Progress == queue.Delivered || r.Progress == queue.Relayed {
+		if r := &waiter.Rcpts[i]; slices.Contains([]queue.Progress{queue.Delivered, queue.Relayed, queue.Expanded}, r.Progress) {
 			s.tell(submission.Line(r))
 		}
 	}
@@ -164,7 +165,7 @@ func (s *sendmail) submission(c *config.Config, rcpts []string) (*submission.Sub
 		}
 	}
 	if err == nil {
-		err = sub.SetDSN(s.notify, s.ret, s.envid)
+		err = sub.SetDSN(s.notify, s.orcpt, s.ret, s.envid)
 	}
 	if err == nil {
 		err = sub.SetBody(s.body)

@@ -10,6 +10,8 @@
 // worst of all: what is to be tried again is tried again as a whole. Stores know a delivery that they have, programs do not. Mail goes on to other
 // addresses last, and only when nothing before has to be tried again, so that it is not sent on twice.
 //
+// What the sender wants to hear (RFC 3461) goes along as section 5.2.7 there has it; see Outcome.
+//
 // A process that is root touches no file and runs no program of a user: it has a child do so, or becomes the user for good. Not
 // here yet: folders by detail, sender rewriting (SRS).
 package delivery
@@ -28,6 +30,7 @@ import (
 	"github.com/postel-mail/postel/internal/address"
 	"github.com/postel-mail/postel/internal/alias"
 	"github.com/postel-mail/postel/internal/destination"
+	"github.com/postel-mail/postel/internal/envelope"
 	"github.com/postel-mail/postel/internal/maillog"
 	"github.com/postel-mail/postel/internal/message"
 	"github.com/postel-mail/postel/internal/status"
@@ -47,7 +50,7 @@ type Agent struct {
 
 	// AsUser delivers m as the user u, in another process: to the place to, or with to.Kind None as the recipient's .forward and mailbox
 	// decide. Child.Deliver is one. A process that is root needs it.
-	AsUser func(ctx context.Context, u userdb.User, to destination.Destination, m Message) error
+	AsUser func(ctx context.Context, u userdb.User, to destination.Destination, m Message) (Outcome, error)
 	// Become makes this process the user u for good. When it is set, a process that is root delivers the last target of a message so,
 	// in the place of AsUser.
 	Become func(u userdb.User) error
@@ -60,12 +63,26 @@ type Message struct {
 	Sender    address.Path
 	Recipient address.Path
 	Original  address.Path // as the sender wrote it, before aliases; the zero value is Recipient
+	DSN       envelope.DSN // what the sender wants to hear
 	Body      io.ReaderAt  // the message, lines ending in LF or CRLF
 	Size      int64        // of Body, in octets
 	// Open gives a file whose reading position is the message's first octet, to be closed by who gets it: the standard input of a
 	// program. It is used for AsUser alone, by one delivery at a time.
 	Open func() (*os.File, error)
 }
+
+// Outcome says of a message for which all was done who is to tell the sender of it, where the sender wants to hear of success.
+type Outcome string
+
+// The outcomes, but for Forwarded in the words of RFC 3464 2.3.3.
+const (
+	// Delivered is final delivery: a mailbox, a program or a mailing list has it. The list is an alias with an owner, and gets none of the sender's requests (RFC 3461 5.2.7.1).
+	Delivered Outcome = "delivered"
+	// Forwarded has gone on, with all requests, to the one address that the recipient stands for. Nothing is to be told here (RFC 3461 5.2.7.2).
+	Forwarded Outcome = "forwarded"
+	// Expanded has gone on to one or more of several, which do not tell of success, but for the rest as the sender wishes (RFC 3461 5.2.7.3 (c)).
+	Expanded Outcome = "expanded"
+)
 
 func (m Message) body() *io.SectionReader { return io.NewSectionReader(m.Body, 0, m.Size) }
 
@@ -78,7 +95,7 @@ func (m Message) logID() string {
 }
 
 // Deliver delivers to the recipient, as aliases, .forward and mailbox decide. The error has a status; it has been logged.
-func (a *Agent) Deliver(ctx context.Context, m Message) error {
+func (a *Agent) Deliver(ctx context.Context, m Message) (Outcome, error) {
 	m.Recipient = a.complete(m.Recipient)
 	j, err := a.begin(m)
 	if err == nil {
@@ -97,7 +114,7 @@ func (a *Agent) Deliver(ctx context.Context, m Message) error {
 }
 
 // DeliverUser delivers to the user u, as .forward and mailbox decide; aliases are not looked up.
-func (a *Agent) DeliverUser(ctx context.Context, u userdb.User, m Message) error {
+func (a *Agent) DeliverUser(ctx context.Context, u userdb.User, m Message) (Outcome, error) {
 	m.Recipient = a.complete(m.Recipient)
 	j, err := a.begin(m)
 	if err == nil {
@@ -108,7 +125,7 @@ func (a *Agent) DeliverUser(ctx context.Context, u userdb.User, m Message) error
 }
 
 // DeliverTo delivers to one place, Maildir, Mbox, Pipe or Discard, with the rights of the user u where the process is root.
-func (a *Agent) DeliverTo(ctx context.Context, u userdb.User, place destination.Destination, m Message) error {
+func (a *Agent) DeliverTo(ctx context.Context, u userdb.User, place destination.Destination, m Message) (Outcome, error) {
 	m.Recipient = a.complete(m.Recipient)
 	j, err := a.begin(m)
 	if err == nil {
@@ -198,6 +215,8 @@ type job struct {
 	delivered []string // values of Delivered-To
 	targets   []target
 	failed    []error
+	single    bool // the recipient stands for one target
+	outcome   Outcome
 	silent    bool // nothing is delivered, and nothing is logged
 }
 
@@ -227,11 +246,11 @@ func (j *job) checkLoop(p address.Path) error {
 }
 
 // end logs what stopped the job as a whole, and gives the outcome.
-func (j *job) end(err error) error {
+func (j *job) end(err error) (Outcome, error) {
 	if err != nil {
 		j.fail(j.m.Recipient, err)
 	}
-	return worst(j.failed)
+	return j.outcome, worst(j.failed)
 }
 
 // logged is an error that is in the log already.

@@ -115,16 +115,18 @@ func reply(err error) string {
 	return status.Of(err).Reply()
 }
 
+func outcome(_ Outcome, err error) string { return reply(err) }
+
 func TestDeliverToMailbox(t *testing.T) {
 	r := newRig(t, "")
-	if err := r.Deliver(t.Context(), msg("Bob+box@EXAMPLE.org")); err != nil {
+	if _, err := r.Deliver(t.Context(), msg("Bob+box@EXAMPLE.org")); err != nil {
 		t.Fatal(err)
 	}
 	want := "Return-Path: <\"a b\"@sender.example>\nDelivered-To: Bob+box@EXAMPLE.org\nReceived: x\nSubject: y\n\nbody\n.\nend\n"
 	if got := r.stored("mail/example.org/bob"); len(got) != 1 || got[0] != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	if err := r.Deliver(t.Context(), msg("bob")); err != nil { // the same delivery, tried again
+	if _, err := r.Deliver(t.Context(), msg("bob")); err != nil { // the same delivery, tried again
 		t.Fatal(err)
 	}
 	if got := r.stored("mail/example.org/bob"); len(got) != 1 {
@@ -132,7 +134,7 @@ func TestDeliverToMailbox(t *testing.T) {
 	}
 	m := msg("carol@virtual.example")
 	m.Sender = address.Path{}
-	if err := r.Deliver(t.Context(), m); err != nil {
+	if _, err := r.Deliver(t.Context(), m); err != nil {
 		t.Fatal(err)
 	}
 	if got := r.stored("mail/virtual.example/carol"); len(got) != 1 || !strings.HasPrefix(got[0], "Return-Path: <>\nDelivered-To: carol@virtual.example\n") {
@@ -156,7 +158,7 @@ func TestDeliverFails(t *testing.T) {
 		{"x@example.org", "x: maildir:~/m, y, bob\n", "451 4.3.5 Local configuration error"},
 	} {
 		r := newRig(t, tt.aliases)
-		if got := reply(r.Deliver(t.Context(), msg(tt.to))); got != tt.want {
+		if got := outcome(r.Deliver(t.Context(), msg(tt.to))); got != tt.want {
 			t.Errorf("%s with %q: got %q, want %q", tt.to, tt.aliases, got, tt.want)
 		}
 		if strings.Contains(tt.aliases, "bob") && len(r.stored("mail/example.org/bob")) != 1 {
@@ -171,7 +173,7 @@ func TestDeliverFails(t *testing.T) {
 func TestUnusableMailbox(t *testing.T) {
 	r := newRig(t, "")
 	r.write("mail", "a file where a directory is wanted")
-	if err := r.Deliver(t.Context(), msg("bob")); !status.Of(err).Temporary() {
+	if _, err := r.Deliver(t.Context(), msg("bob")); !status.Of(err).Temporary() {
 		t.Errorf("got %v", err)
 	}
 }
@@ -188,7 +190,7 @@ func TestLoopGuard(t *testing.T) {
 	} {
 		m := msg(tt.to)
 		m.Body, m.Size = strings.NewReader(tt.header), int64(len(tt.header))
-		if got := reply(r.Deliver(t.Context(), m)); got != tt.want {
+		if got := outcome(r.Deliver(t.Context(), m)); got != tt.want {
 			t.Errorf("%.40q to %s: got %q, want %q", tt.header, tt.to, got, tt.want)
 		}
 	}
@@ -197,13 +199,13 @@ func TestLoopGuard(t *testing.T) {
 // TestForwardsComeLast: what is sent on is sent when all else went well, once.
 func TestForwardsComeLast(t *testing.T) {
 	r := newRig(t, "team: x@remote.example, maildir:~/nowhere, y@remote.example, bob\ngood: x@remote.example, bob, \"odd name\"@remote.example, x@Remote.example\n")
-	if err := r.Deliver(t.Context(), msg("team")); !status.Of(err).Temporary() {
+	if _, err := r.Deliver(t.Context(), msg("team")); !status.Of(err).Temporary() {
 		t.Errorf("got %v", err)
 	}
 	if sent := r.read("sent"); sent != "" {
 		t.Errorf("sent on although bob is tried again: %q", sent)
 	}
-	if err := r.Deliver(t.Context(), msg("good")); err != nil {
+	if _, err := r.Deliver(t.Context(), msg("good")); err != nil {
 		t.Fatal(err)
 	}
 	if got, want := r.read("sent"), "-G -i -f \"a b\"@sender.example -- x@remote.example \"odd name\"@remote.example\n"; got != want {
@@ -213,11 +215,11 @@ func TestForwardsComeLast(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	r.write("sendmail.status", "75")
-	if got := reply(r.Deliver(t.Context(), msg("good"))); got != "451 4.3.0 Temporary failure" {
+	if got := outcome(r.Deliver(t.Context(), msg("good"))); got != "451 4.3.0 Temporary failure" {
 		t.Errorf("got %q", got)
 	}
 	r.Sendmail = "/nonexistent/sendmail"
-	if err := r.Deliver(t.Context(), msg("good")); !status.Of(err).Temporary() {
+	if _, err := r.Deliver(t.Context(), msg("good")); !status.Of(err).Temporary() {
 		t.Errorf("without a sendmail: got %v", err)
 	}
 }
@@ -225,7 +227,7 @@ func TestForwardsComeLast(t *testing.T) {
 func TestOwner(t *testing.T) {
 	r := newRig(t, "team: x@remote.example, bob\nowner-team: alice\n")
 	m := msg("team@virtual.example")
-	if err := r.Deliver(t.Context(), m); err != nil {
+	if _, err := r.Deliver(t.Context(), m); err != nil {
 		t.Fatal(err)
 	}
 	if got, want := r.read("sent"), "-G -i -f owner-team@virtual.example -- x@remote.example bob@virtual.example\n"; got != want {
@@ -237,7 +239,7 @@ func TestNullSenderGoesOn(t *testing.T) {
 	r := newRig(t, "team: x@remote.example\n")
 	m := msg("team")
 	m.Sender = address.Path{}
-	if err := r.Deliver(t.Context(), m); err != nil {
+	if _, err := r.Deliver(t.Context(), m); err != nil {
 		t.Fatal(err)
 	}
 	if got, want := r.read("sent"), "-G -i -f <> -- x@remote.example\n"; got != want {
@@ -346,17 +348,17 @@ func TestRootTouchesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	var as []string
-	r.AsUser = func(_ context.Context, u userdb.User, to destination.Destination, m Message) error {
+	r.AsUser = func(_ context.Context, u userdb.User, to destination.Destination, m Message) (Outcome, error) {
 		as = append(as, fmt.Sprintf("%s %s %s %s", u, to, m.Recipient, m.Original))
-		return nil
+		return Delivered, nil
 	}
 	if os.Geteuid() != 0 {
-		if err := r.Deliver(t.Context(), msg("uid")); err != nil || len(as) != 0 || len(r.stored("mail/example.org/uid")) != 1 {
+		if _, err := r.Deliver(t.Context(), msg("uid")); err != nil || len(as) != 0 || len(r.stored("mail/example.org/uid")) != 1 {
 			t.Errorf("got %v, %v", err, as)
 		}
 		return
 	}
-	if err := r.Deliver(t.Context(), msg("team")); err != nil {
+	if _, err := r.Deliver(t.Context(), msg("team")); err != nil {
 		t.Fatal(err)
 	}
 	if got, want := strings.Join(as, "; "), "uid  uid@example.org team@example.org; nobody mbox:/srv/x%%/%%n team@example.org team@example.org"; got != want {
@@ -364,11 +366,11 @@ func TestRootTouchesNothing(t *testing.T) {
 	}
 	as = nil
 	r.Become = func(u userdb.User) error { return fmt.Errorf("would be %s", u) }
-	if err := r.Deliver(t.Context(), msg("last")); err == nil || !strings.Contains(err.Error(), "would be uid") || len(as) != 0 {
+	if _, err := r.Deliver(t.Context(), msg("last")); err == nil || !strings.Contains(err.Error(), "would be uid") || len(as) != 0 {
 		t.Errorf("the last one: got %v, %v", err, as)
 	}
 	r.AsUser, r.Become = nil, nil
-	if err := r.Deliver(t.Context(), msg("uid")); reply(err) != "451 4.3.5 Local configuration error" {
+	if _, err := r.Deliver(t.Context(), msg("uid")); reply(err) != "451 4.3.5 Local configuration error" {
 		t.Errorf("without a way: got %v", err)
 	}
 }

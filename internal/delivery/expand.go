@@ -31,6 +31,7 @@ type target struct {
 	place  destination.Destination // toPlace
 	piped  bool                    // toPlace: "|command", which gets a From_ line as sendmail and local(8) write one
 	sender address.Path            // toAddress: envelope sender
+	list   bool                    // toAddress: that is a list's owner
 }
 
 type kind int
@@ -220,7 +221,7 @@ func (x *expansion) item(ctx context.Context, item alias.Item, owner address.Pat
 		p.Domain = x.m.Recipient.Domain
 	}
 	if !owner.IsNull() {
-		x.add(target{kind: toAddress, to: p, sender: owner}, "to "+p.Key()+" from "+owner.Key())
+		x.add(target{kind: toAddress, to: p, sender: owner, list: true}, "to "+p.Key()+" from "+owner.Key())
 		return nil
 	}
 	if !item.Final || !x.a.isOurs(p.Domain) {

@@ -188,7 +188,7 @@ func TestForwardRefused(t *testing.T) {
 		if err := spoil(r); err != nil {
 			t.Fatal(err)
 		}
-		if got := reply(r.Deliver(t.Context(), msg("bob"))); got != "451 4.7.0 Forwarding file of this user cannot be used" {
+		if got := outcome(r.Deliver(t.Context(), msg("bob"))); got != "451 4.7.0 Forwarding file of this user cannot be used" {
 			t.Errorf("%s: got %q", name, got)
 		}
 		if r.read("sent") != "" || len(r.stored("mail/example.org/bob")) > 0 {
@@ -223,11 +223,11 @@ func TestHomeMissing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := r.DeliverUser(t.Context(), u, msg("bob")); err != nil { // of the agent's own: it is made when it is needed
+	if _, err := r.DeliverUser(t.Context(), u, msg("bob")); err != nil { // of the agent's own: it is made when it is needed
 		t.Error(err)
 	}
 	u.UID = os.Geteuid()
-	if got := reply(r.DeliverUser(t.Context(), u, msg("bob"))); got != "451 4.3.0 Home of this user is not available" {
+	if got := outcome(r.DeliverUser(t.Context(), u, msg("bob"))); got != "451 4.3.0 Home of this user is not available" {
 		t.Errorf("got %q", got)
 	}
 }
@@ -236,7 +236,7 @@ func TestForwardAndKeep(t *testing.T) {
 	r := newRig(t, "team: bob, alice\n")
 	r.write("bob/.forward", "x@remote.example, alice\n\\bob\n")
 	m := msg("team")
-	if err := r.Deliver(t.Context(), m); err != nil {
+	if _, err := r.Deliver(t.Context(), m); err != nil {
 		t.Fatal(err)
 	}
 	if got, want := r.read("sent"), "-G -i -f \"a b\"@sender.example -- x@remote.example alice@example.org\n"; got != want {
@@ -254,7 +254,7 @@ func TestForwardAndKeep(t *testing.T) {
 		t.Errorf("log: %s", log)
 	}
 	r.write("sendmail.status", "69")
-	if got := reply(r.Deliver(t.Context(), m)); got != "550 5.3.0 Service unavailable" {
+	if got := outcome(r.Deliver(t.Context(), m)); got != "550 5.3.0 Service unavailable" {
 		t.Errorf("got %q", got)
 	}
 	if n := strings.Count(r.log.String(), "event=not-stored"); n != 1 {

@@ -16,6 +16,7 @@ import (
 	"github.com/postel-mail/postel/internal/clock"
 	"github.com/postel-mail/postel/internal/command"
 	"github.com/postel-mail/postel/internal/destination"
+	"github.com/postel-mail/postel/internal/envelope"
 	"github.com/postel-mail/postel/internal/mailbox"
 	"github.com/postel-mail/postel/internal/userdb"
 )
@@ -64,13 +65,14 @@ func (j *job) fromLine() string {
 }
 
 // sendmail hands the message on to the addresses of targets.
-func (j *job) sendmail(ctx context.Context, sender address.Path, targets []target) error {
+func (j *job) sendmail(ctx context.Context, sender address.Path, dsn envelope.DSN, targets []target) error {
 	f, err := j.copyOf(deliveredTo(j.m.Recipient))
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	args := []string{j.a.Sendmail, "-G", "-i", "-f", pathArg(sender), "--"}
+	args := append([]string{j.a.Sendmail, "-G", "-i", "-f", pathArg(sender)}, dsn.Flags()...)
+	args = append(args, "--")
 	for _, t := range targets {
 		args = append(args, t.to.String())
 	}
@@ -150,9 +152,9 @@ type Child struct {
 }
 
 // Deliver starts deliver as the user u and waits for its outcome. The file of Message.Open is its standard input.
-func (c Child) Deliver(ctx context.Context, u userdb.User, to destination.Destination, m Message) error {
+func (c Child) Deliver(ctx context.Context, u userdb.User, to destination.Destination, m Message) (Outcome, error) {
 	if u.UID <= 0 || u.GID < 0 {
-		return misconfigured(fmt.Errorf("delivery: user %s has no user and group to deliver as", u))
+		return Delivered, misconfigured(fmt.Errorf("delivery: user %s has no user and group to deliver as", u))
 	}
 	args := []string{c.Program, "-f", pathArg(m.Sender), "--user", u.String()}
 	if c.Config != "" {
@@ -161,16 +163,23 @@ func (c Child) Deliver(ctx context.Context, u userdb.User, to destination.Destin
 	if to.Kind != destination.None {
 		args = append(args, "--to", to.String())
 	}
-	args = append(args, "--", m.Recipient.String())
+	args = append(append(args, m.DSN.Flags()...), "--", m.Recipient.String())
 	f, err := m.Open()
 	if err != nil {
-		return fmt.Errorf("delivery: open message: %w", err)
+		return Delivered, fmt.Errorf("delivery: open message: %w", err)
 	}
 	defer f.Close()
 	words := command.Words{Sender: m.Sender, Recipient: m.Recipient, Original: m.Original, User: u.Name, Home: u.Home, ID: m.ID}
-	s := command.Run(ctx, command.Spec{Args: args, Env: words.Environ(), Stdin: f, Credential: credential(u), Limit: childLimit})
-	if s != nil {
-		return s
+	spec := command.Spec{Args: args, Env: words.Environ(), Stdin: f, Credential: credential(u), Limit: childLimit}
+	var word command.Word
+	if m.DSN.Notify != "" {
+		spec.Stdout = &word
 	}
-	return nil
+	if s := command.Run(ctx, spec); s != nil {
+		return Delivered, s
+	}
+	if o := Outcome(word.String()); o == Forwarded || o == Expanded {
+		return o, nil
+	}
+	return Delivered, nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/postel-mail/postel/internal/address"
 	"github.com/postel-mail/postel/internal/destination"
 	"github.com/postel-mail/postel/internal/durable"
+	"github.com/postel-mail/postel/internal/envelope"
 	"github.com/postel-mail/postel/internal/mailbox"
 	"github.com/postel-mail/postel/internal/mailstore"
 	"github.com/postel-mail/postel/internal/userdb"
@@ -22,12 +23,16 @@ import (
 
 // run tries every target, what goes on to other addresses last. Failures are noted; an error stops the job.
 func (j *job) run(ctx context.Context) error {
+	j.single = len(j.targets) == 1 && len(j.failed) == 0
+	j.outcome = Delivered
 	forwards := slices.DeleteFunc(slices.Clone(j.targets), func(t target) bool { return t.kind != toAddress })
 	here := slices.DeleteFunc(j.targets, func(t target) bool { return t.kind == toAddress })
 	for i, t := range here {
-		if err := j.deliver(ctx, t, i == len(here)-1 && len(forwards) == 0); err != nil {
+		became, err := j.deliver(ctx, t, i == len(here)-1 && len(forwards) == 0)
+		if err != nil {
 			j.fail(t.to, err)
 		}
+		j.became(became)
 	}
 	if slices.ContainsFunc(j.failed, isTemporary) {
 		return nil // all of it is tried again, and what was sent on cannot be called back
@@ -35,21 +40,39 @@ func (j *job) run(ctx context.Context) error {
 	return j.sendOn(ctx, forwards)
 }
 
+// became takes what became of one target into account.
+func (j *job) became(o Outcome) {
+	switch {
+	case j.single:
+		j.outcome = o
+	case o != Delivered:
+		j.outcome = Expanded
+	}
+}
+
+// requests are what the sender wants to hear of a target (RFC 3461 5.2.7).
+func (j *job) requests() envelope.DSN {
+	if j.single {
+		return j.m.DSN
+	}
+	return j.m.DSN.WithoutSuccess()
+}
+
 // deliver delivers to a user or a place, with the right user's rights. last says that nothing comes after it.
-func (j *job) deliver(ctx context.Context, t target, last bool) error {
+func (j *job) deliver(ctx context.Context, t target, last bool) (Outcome, error) {
 	if uid := os.Geteuid(); uid != 0 && t.listed && t.owner != uid && t.owner != 0 {
-		return misconfigured(fmt.Errorf("delivery: %s stands in a file of user %d, whose rights this process does not have", t.place, t.owner))
+		return Delivered, misconfigured(fmt.Errorf("delivery: %s stands in a file of user %d, whose rights this process does not have", t.place, t.owner))
 	} else if uid == 0 {
 		as := t.user
 		if t.listed {
 			var err error
 			if as, err = listOwner(t.owner); err != nil {
-				return misconfigured(err)
+				return Delivered, misconfigured(err)
 			}
 		}
 		if as.UID > 0 && t.kind == toUser {
 			if err := j.a.makeSpool(as); err != nil {
-				return err
+				return Delivered, err
 			}
 		}
 		if as.UID > 0 && (!last || j.a.Become == nil) {
@@ -57,36 +80,36 @@ func (j *job) deliver(ctx context.Context, t target, last bool) error {
 		}
 		if as.UID > 0 {
 			if err := j.a.Become(as); err != nil {
-				return fmt.Errorf("delivery: become user %s: %w", as, err)
+				return Delivered, fmt.Errorf("delivery: become user %s: %w", as, err)
 			}
 		}
 	}
 	if t.kind == toUser {
 		return j.user(ctx, t)
 	}
-	return j.place(ctx, t)
+	return Delivered, j.place(ctx, t)
 }
 
 // asUser has another process deliver with the rights of as. A "|command" is that process itself.
-func (j *job) asUser(ctx context.Context, t target, as userdb.User) error {
+func (j *job) asUser(ctx context.Context, t target, as userdb.User) (Outcome, error) {
 	if t.piped {
-		return j.pipe(ctx, t, credential(as))
+		return Delivered, j.pipe(ctx, t, credential(as))
 	}
 	if j.a.AsUser == nil {
-		return misconfigured(fmt.Errorf("delivery: this process is root and has no way to deliver as user %s", as))
+		return Delivered, misconfigured(fmt.Errorf("delivery: this process is root and has no way to deliver as user %s", as))
 	}
 	m := j.m
 	if m.Original.IsNull() {
 		m.Original = m.Recipient
 	}
-	m.Recipient = t.to
+	m.Recipient, m.DSN = t.to, j.requests()
 	switch {
 	case t.final:
 		t.place = j.a.Mailbox
 	case t.listed && t.place.IsLocal(): // its words are not those of the user whose rights it gets
 		path, err := t.place.Expand(j.a.words(t.user, t.to))
 		if err != nil {
-			return misconfigured(err)
+			return Delivered, misconfigured(err)
 		}
 		t.place.Path = strings.ReplaceAll(path, "%", "%%")
 	}
@@ -199,24 +222,32 @@ func (j *job) header(to address.Path) string {
 
 func deliveredTo(to address.Path) string { return "Delivered-To: " + to.String() + "\n" }
 
-// sendOn hands the message to sendmail for other addresses, as many at once as have the same envelope sender.
+// sendOn hands the message to sendmail for other addresses, as many at once as have the same envelope sender, and the same requests. A list's members get none, since
+// what becomes of them is told to its owner.
 func (j *job) sendOn(ctx context.Context, targets []target) error {
 	const most = 500 // addresses on one command line
 	for len(targets) > 0 {
-		sender := targets[0].sender
+		sender, list := targets[0].sender, targets[0].list
+		var dsn envelope.DSN
+		if !list {
+			dsn = j.requests()
+		}
 		var now, later []target
 		for _, t := range targets {
-			if t.sender == sender && len(now) < most {
+			if t.sender == sender && t.list == list && len(now) < most {
 				now = append(now, t)
 			} else {
 				later = append(later, t)
 			}
 		}
-		if err := j.sendmail(ctx, sender, now); err != nil {
+		if err := j.sendmail(ctx, sender, dsn, now); err != nil {
 			return err
 		}
 		for _, t := range now {
 			j.a.Log.Forwarded(j.m.logID(), j.m.Recipient, t.to)
+		}
+		if !list {
+			j.became(Forwarded)
 		}
 		targets = later
 	}

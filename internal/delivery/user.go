@@ -17,28 +17,29 @@ import (
 )
 
 // user delivers to a user, as this process: what .forward says, else the mailbox.
-func (j *job) user(ctx context.Context, t target) error {
+func (j *job) user(ctx context.Context, t target) (Outcome, error) {
 	if err := j.checkLoop(t.to); err != nil {
-		return err
+		return Delivered, err
 	}
 	if t.final {
-		return j.store(ctx, t, j.a.Mailbox)
+		return Delivered, j.store(ctx, t, j.a.Mailbox)
 	}
 	list, err := j.a.forward(t.user, t.to)
 	if err != nil {
-		return err
+		return Delivered, err
 	}
 	if len(list.Items) == 0 {
-		return j.store(ctx, t, j.a.Mailbox)
+		return Delivered, j.store(ctx, t, j.a.Mailbox)
 	}
 	f := j.forwarding(t)
 	if err := f.list(list, 0); err != nil {
-		return err
+		return Delivered, err
 	}
-	if err := f.end(f.run(ctx)); err != nil {
-		return logged{err}
+	outcome, err := f.end(f.run(ctx))
+	if err != nil {
+		return outcome, logged{err}
 	}
-	return nil
+	return outcome, nil
 }
 
 // forwarding follows one user's .forward.
@@ -52,7 +53,7 @@ type forwarding struct {
 // forwarding begins a job of its own for the user.
 func (j *job) forwarding(t target) *forwarding {
 	f := &forwarding{job: &job{a: j.a, m: j.m, delivered: j.delivered}, t: t, have: map[string]bool{}}
-	f.m.Original, f.m.Recipient = j.original(), t.to
+	f.m.Original, f.m.Recipient, f.m.DSN = j.original(), t.to, j.requests()
 	return f
 }
 

@@ -2,7 +2,7 @@
 // of RFC 6533 where the sender's own address needs SMTPUTF8. When one is due, and to whom, is the runner's affair (RFC 3461).
 //
 // A report is plain ASCII wherever it can be, so that every server can take it: what is not is encoded, in all parts that may be. Only a whole message that
-// is not ASCII goes back as it is, which MIME wants (RFC 2046 5.2.1), and makes the report 8BITMIME. Left out are reports of gateways, and the action "expanded".
+// is not ASCII goes back as it is, which MIME wants (RFC 2046 5.2.1), and makes the report 8BITMIME. Left out are reports of gateways.
 package dsn
 
 import (
@@ -25,7 +25,8 @@ const (
 	Failed    Action = "failed"
 	Delayed   Action = "delayed"
 	Delivered Action = "delivered"
-	Relayed   Action = "relayed" // handed to a peer that gives no reports
+	Relayed   Action = "relayed"  // handed to a peer that gives no reports
+	Expanded  Action = "expanded" // sent on to several addresses, of whose success nothing is told
 )
 
 // Report is one notification about some recipients of one message, all with the same action. About a message from the null path, which has

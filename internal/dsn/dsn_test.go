@@ -139,7 +139,7 @@ func TestOtherActions(t *testing.T) {
 	_, parts := read(t, r)
 	lacks(t, "text", parts[0].content, "    451 4.4.1 no answer (timeout)\r\n", "given up on Tue, 6 Jan 2026")
 	lacks(t, "status", parts[1].content, "Action: delayed\r\nStatus: 4.4.1\r\nDiagnostic-Code: x-postel; 451 4.4.1 no answer\r\nWill-Retry-Until: Tue, 6 Jan 2026")
-	for _, action := range []Action{Delivered, Relayed} {
+	for _, action := range []Action{Delivered, Relayed, Expanded} {
 		r := report(action, "")
 		r.Rcpts[0].Err = nil
 		_, parts := read(t, r)

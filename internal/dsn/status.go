@@ -24,6 +24,9 @@ var texts = map[string]struct{ subject, intro string }{
 	string(Relayed): {"Mail handed on to a system that sends no reports",
 		"Your message was handed on for the recipients below to a system that sends no\r\n" +
 			"reports. It may still fail there; you would hear of that in another way.\r\n"},
+	string(Expanded): {"Mail sent on to several addresses",
+		"The addresses below stand for several others, and your message was sent on to them.\r\n" +
+			"You would hear of a failure there, but not of a success.\r\n"},
 	doubleBounce: {"Mail that could be neither delivered nor returned",
 		"A message without a sender, most likely a report of this or of another host, could\r\n" +
 			"not be delivered to the recipients below, and there is nobody to return it to.\r\n" +

@@ -53,20 +53,20 @@ func (h *host) verify(_ context.Context, to address.Path) error {
 	return nil
 }
 
-func (h *host) deliver(_ context.Context, m Message) error {
+func (h *host) deliver(_ context.Context, m Message) (string, error) {
 	text, err := io.ReadAll(io.NewSectionReader(m.Body, 0, m.Body.Size()))
 	if err != nil {
-		return err
+		return "", err
 	}
 	switch m.To.Local {
 	case "full":
-		return fmt.Errorf("maildir: %w", status.Permanent(552, "5.2.2", "Mailbox full", errors.New("secret cause")))
+		return "", fmt.Errorf("maildir: %w", status.Permanent(552, "5.2.2", "Mailbox full", errors.New("secret cause")))
 	case "busy":
-		return status.Temporary(451, "4.2.0", "Mailbox busy", nil)
+		return "", status.Temporary(451, "4.2.0", "Mailbox busy", nil)
 	case "unjudged-delivery":
-		return errors.New("secret: input/output error")
+		return "", errors.New("secret: input/output error")
 	case "success":
-		return &status.Error{Code: 250, Enhanced: "2.0.0", Text: "not an error"}
+		return "", &status.Error{Code: 250, Enhanced: "2.0.0", Text: "not an error"}
 	case "panic-delivery":
 		panic("bug in Deliver")
 	}
@@ -81,7 +81,7 @@ func (h *host) deliver(_ context.Context, m Message) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.delivered = append(h.delivered, delivered{m, body})
-	return nil
+	return "delivered", nil
 }
 
 // got gives what was delivered, one line each: sender, recipient, body.

@@ -4,6 +4,9 @@
 // It speaks PIPELINING (RFC 2920), 8BITMIME (6152), SIZE (1870), ENHANCEDSTATUSCODES (2034), CHUNKING without BINARYMIME (3030), SMTPUTF8
 // (6531) and LIMITS RCPTMAX (9422). It has no TLS, no AUTH, no DSN: it is for connections that are private, and answers for what it was given at once.
 //
+// For what it sends on, and for that alone, it takes RET, ENVID, NOTIFY and ORCPT of RFC 3461, which it offers as XDSN, an agreement of this suite's programs (RFC 5321
+// 2.2.2): reports stay the client's, and the last word but one in the answer to a message, as "delivered", tells it who is to report success.
+//
 // The engine is go-smtp; nothing of it is seen from outside. What is wrong or missing in it is made good by wire, which does the
 // framing before the engine sees an octet. So the server keeps to these rules:
 //
@@ -30,6 +33,7 @@ import (
 
 	"github.com/postel-mail/postel/internal/activation"
 	"github.com/postel-mail/postel/internal/address"
+	"github.com/postel-mail/postel/internal/envelope"
 	"github.com/postel-mail/postel/internal/maillog"
 )
 
@@ -52,6 +56,7 @@ type Message struct {
 	Helo     string       // what the client called itself; anything without control characters
 	Client   string       // where it came from: an address, "unix" or "pipe"
 	Arrival  time.Time
+	DSN      envelope.DSN
 	Body     *Body // shared by all recipients, and valid until the last delivery has returned
 }
 
@@ -64,8 +69,9 @@ type Server struct {
 	Log           *maillog.Log
 	// Verify decides at RCPT whether mail for that recipient is taken.
 	Verify func(ctx context.Context, to address.Path) error
-	// Deliver delivers; nil says that the message survives a power cut. It is called for every recipient, several at the same time.
-	Deliver func(ctx context.Context, m Message) error
+	// Deliver delivers; no error says that the message survives a power cut, and the word is what the answer says became of it. It is called for every recipient,
+	// several at the same time.
+	Deliver func(ctx context.Context, m Message) (word string, err error)
 }
 
 // ServeConn serves one session, to its end. The caller closes c.
@@ -84,6 +90,7 @@ func (s *Server) ServeConn(c *activation.Conn) {
 	engine.MaxRecipients = s.MaxRecipients
 	engine.MaxLineLength = 0 // wire bounds lines
 	engine.EnableSMTPUTF8 = true
+	engine.EnableDSN = true // wire calls it XDSN
 	engine.ErrorLog = engineLog{s.Log}
 
 	s.Log.Connect(c.Client())

@@ -17,6 +17,7 @@ import (
 
 	"github.com/postel-mail/postel/internal/address"
 	"github.com/postel-mail/postel/internal/clock"
+	"github.com/postel-mail/postel/internal/envelope"
 	"github.com/postel-mail/postel/internal/message"
 	"github.com/postel-mail/postel/internal/status"
 )
@@ -32,6 +33,7 @@ type session struct {
 	begun bool // MAIL was accepted
 	utf8  bool
 	from  address.Path
+	dsn   envelope.DSN // of the message
 	rcpts []recipient
 }
 
@@ -39,11 +41,13 @@ type session struct {
 type recipient struct {
 	key string // the engine's name for it
 	to  address.Path
+	dsn envelope.DSN
 }
 
 var (
 	errNested   = status.Permanent(503, "5.5.1", "Nested MAIL command", nil)
 	errNeedUTF8 = status.Permanent(553, "5.6.7", "Address needs SMTPUTF8", nil)
+	errBadDSN   = status.Permanent(501, "5.5.4", "Malformed parameter about reports", nil)
 	errCutShort = status.Temporary(451, "4.4.2", "The message was not sent to its end", nil)
 	errBug      = status.Temporary(451, "4.3.0", "Internal error, try again later", nil)
 )
@@ -57,14 +61,18 @@ func (s *session) Mail(_ string, opts *smtp.MailOptions) error {
 	case !opts.UTF8 && !from.IsASCII():
 		return s.refuse(&from, nil, errNeedUTF8)
 	}
-	s.begun, s.utf8, s.from = true, opts.UTF8, from
+	dsn, err := envelope.ParseDSN("", "", string(opts.Return), envelope.EncodeXtext(opts.EnvelopeID))
+	if err != nil {
+		return s.refuse(&from, nil, errBadDSN)
+	}
+	s.begun, s.utf8, s.from, s.dsn = true, opts.UTF8, from, dsn
 	s.wire.Wait(false)
 	s.wire.Until(clock.Now().Add(transactionTime))
 	return nil
 }
 
 // Rcpt adds a recipient.
-func (s *session) Rcpt(key string, _ *smtp.RcptOptions) error {
+func (s *session) Rcpt(key string, opts *smtp.RcptOptions) error {
 	to := s.wire.path
 	if !s.utf8 && !to.IsASCII() {
 		return s.refuse(&s.from, &to, errNeedUTF8)
@@ -72,7 +80,19 @@ func (s *session) Rcpt(key string, _ *smtp.RcptOptions) error {
 	if err := s.server.Verify(context.Background(), to); err != nil {
 		return s.refuse(&s.from, &to, err)
 	}
-	s.rcpts = append(s.rcpts, recipient{key, to})
+	dsn := s.dsn
+	var words []string
+	for _, word := range opts.Notify {
+		words = append(words, string(word))
+	}
+	dsn.Notify = strings.Join(words, ",")
+	if opts.OriginalRecipient != "" {
+		dsn.ORcpt = strings.ToLower(string(opts.OriginalRecipientType)) + ";" + opts.OriginalRecipient
+	}
+	if envelope.CheckORcpt(dsn.ORcpt) != nil {
+		return s.refuse(&s.from, &to, errBadDSN)
+	}
+	s.rcpts = append(s.rcpts, recipient{key, to, dsn})
 	return nil
 }
 
@@ -84,7 +104,7 @@ func (s *session) refuse(from, to *address.Path, err error) error {
 
 // Reset ends a transaction, done or not.
 func (s *session) Reset() {
-	s.begun, s.utf8, s.from, s.rcpts = false, false, address.Path{}, nil
+	s.begun, s.utf8, s.from, s.dsn, s.rcpts = false, false, address.Path{}, envelope.DSN{}, nil
 	s.wire.Until(time.Time{})
 	s.wire.Wait(true)
 }
@@ -170,7 +190,7 @@ func (s *session) notTaken(m Message, err error) error {
 // one copy, and the answer twice.
 func (s *session) deliver(m Message, rcpts []recipient) []chan error {
 	type job struct {
-		to      address.Path
+		recipient
 		number  int
 		answers []chan error
 	}
@@ -181,7 +201,7 @@ func (s *session) deliver(m Message, rcpts []recipient) []chan error {
 		results[i] = make(chan error, 1)
 		j := byKey[r.to.Key()]
 		if j == nil {
-			j = &job{to: r.to, number: i}
+			j = &job{recipient: r, number: i}
 			byKey[r.to.Key()] = j
 		}
 		j.answers = append(j.answers, results[i])
@@ -198,7 +218,7 @@ func (s *session) deliver(m Message, rcpts []recipient) []chan error {
 		go func() {
 			for j := range jobs {
 				m := m
-				m.To, m.Number = j.to, j.number
+				m.To, m.DSN, m.Number = j.to, j.dsn, j.number
 				err := s.deliverOne(m)
 				for _, a := range j.answers {
 					a <- err
@@ -217,10 +237,11 @@ func (s *session) deliverOne(m Message) (answer error) {
 			answer = reply(errBug)
 		}
 	}()
-	if err := s.server.Deliver(context.Background(), m); err != nil {
+	word, err := s.server.Deliver(context.Background(), m)
+	if err != nil {
 		return reply(status.Of(err))
 	}
-	return &smtp.SMTPError{Code: 250, EnhancedCode: smtp.EnhancedCode{2, 1, 5}, Message: "Ok: delivered " + m.ID}
+	return &smtp.SMTPError{Code: 250, EnhancedCode: smtp.EnhancedCode{2, 1, 5}, Message: "Ok: " + word + " " + m.ID}
 }
 
 // reply is an outcome in the engine's type, always bare: the engine does not look into a chain.

@@ -17,6 +17,7 @@ import (
 	"github.com/emersion/go-smtp"
 
 	"github.com/postel-mail/postel/internal/activation"
+	"github.com/postel-mail/postel/internal/envelope"
 )
 
 func TestDialog(t *testing.T) {
@@ -48,7 +49,10 @@ func TestDialog(t *testing.T) {
 		{"unknown verbs", hello + "XYZZ\r\nX\r\nXY Z\r\n\r\n" + hello, "220, 250, 500 5.5.2, 501 5.5.2, 500 5.5.2, 500 5.5.2, 421 4.7.0", ""},
 		{"bad addresses", hello + "MAIL FROM:a@b.example\r\nMAIL FROM:<a>\r\nMAIL FROM:<a@b.example>x\r\nMAIL a@b.example\r\nMAIL\r\nRCPT TO:<>\r\n" + mail + "RCPT TO:<>\r\nRCPT TO:<a@>\r\n",
 			"220, 250, 501 5.1.7, 501 5.1.7, 501 5.1.7, 501 5.5.4, 501 5.5.4, 501 5.1.3, 250 2.1.0, 501 5.1.3, 501 5.1.3", ""},
-		{"DSN is not offered", hello + "MAIL FROM:<a@b.example> RET=FULL\r\n" + mail + "RCPT TO:<to@own.example> NOTIFY=NEVER\r\n", "220, 250, 504 5.5.4, 250 2.1.0, 504 5.5.4", ""},
+		{"malformed requests", hello + "MAIL FROM:<a@b.example> RET=ALL\r\nMAIL FROM:<a@b.example> ENVID=" + strings.Repeat("x", 101) + "\r\n" + mail +
+			"RCPT TO:<to@own.example> NOTIFY=NEVER,DELAY\r\nRCPT TO:<to@own.example> ORCPT=to@own.example\r\n" +
+			"RCPT TO:<to@own.example> ORCPT=rfc822;" + strings.Repeat("x", 500) + "\r\n",
+			"220, 250, 501 5.5.4, 501 5.5.4, 250 2.1.0, 501 5.5.4, 501 5.5.4, 501 5.5.4", ""},
 		{"BINARYMIME is not offered", hello + "MAIL FROM:<a@b.example> BODY=BINARYMIME\r\nMAIL FROM:<a@b.example> BODY=8BITMIME SIZE=100\r\n", "220, 250, 504 5.5.4, 250 2.1.0", ""},
 		{"bare LF in a body", head + "DATA\r\nHi\nthere\r\n.\r\nNOOP\r\n", headOK + ", 354, 550 5.6.0", ""},
 		{"bare LF in a chunk", head + "BDAT 4\r\nHi\nxBDAT 2 LAST\r\n\r\nNOOP\r\n", headOK + ", 250 2.0.0, 550 5.6.0, 250 2.0.0", ""},
@@ -239,7 +243,7 @@ func TestParallel(t *testing.T) {
 	var mu sync.Mutex
 	running, most := 0, 0
 	all := make(chan struct{})
-	h.Deliver = func(context.Context, Message) error {
+	h.Deliver = func(context.Context, Message) (string, error) {
 		mu.Lock()
 		running++
 		most = max(most, running)
@@ -251,7 +255,7 @@ func TestParallel(t *testing.T) {
 		mu.Lock()
 		running--
 		mu.Unlock()
-		return nil
+		return "delivered", nil
 	}
 	in := hello + mail
 	for i := range parallel {
@@ -265,15 +269,15 @@ func TestParallel(t *testing.T) {
 
 func TestMessage(t *testing.T) {
 	h := newHost()
-	h.Deliver = func(ctx context.Context, m Message) error {
+	h.Deliver = func(ctx context.Context, m Message) (string, error) {
 		f, err := m.Body.Open()
 		if err != nil {
-			return err
+			return "", err
 		}
 		defer f.Close()
 		text, err := io.ReadAll(f)
 		if err != nil {
-			return err
+			return "", err
 		}
 		if int64(len(text)) != m.Body.Size() {
 			t.Errorf("Open gives %d octets, Size %d", len(text), m.Body.Size())
@@ -334,10 +338,10 @@ func TestLargeMessage(t *testing.T) {
 		h := newHost()
 		h.MaxSize = size
 		var got int64
-		h.Deliver = func(_ context.Context, m Message) error {
+		h.Deliver = func(_ context.Context, m Message) (string, error) {
 			var err error
 			got, err = io.Copy(io.Discard, io.NewSectionReader(m.Body, 0, m.Body.Size()))
-			return err
+			return "delivered", err
 		}
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
@@ -448,4 +452,36 @@ func FuzzSession(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestRequests: what the sender wants to hear comes through, of each message and recipient its own, and the answer says what became of it.
+func TestRequests(t *testing.T) {
+	h := newHost()
+	got := map[string]envelope.DSN{}
+	var mu sync.Mutex
+	h.Deliver = func(_ context.Context, m Message) (string, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		got[m.To.Local] = m.DSN
+		return "word-" + m.To.Local, nil
+	}
+	out := h.run(hello+"MAIL FROM:<a@b.example> RET=hdrs ENVID=x+2By\r\nRCPT TO:<a@own.example> NOTIFY=success,DELAY ORCPT=rfc822;o+3D@b.example\r\n"+
+		"RCPT TO:<b@own.example>\r\nRCPT TO:<c@own.example> NOTIFY=NEVER ORCPT=utf-8;\\x{F8}@b.example\r\nDATA\r\nx\r\n.\r\n",
+		mail+"RCPT TO:<d@own.example>\r\nDATA\r\nx\r\n.\r\n")
+	for name, want := range map[string]envelope.DSN{
+		"a": {Notify: "SUCCESS,DELAY", ORcpt: "rfc822;o=@b.example", Ret: "HDRS", EnvID: "x+y"},
+		"b": {Ret: "HDRS", EnvID: "x+y"},
+		"c": {Notify: "NEVER", ORcpt: "utf-8;ø@b.example", Ret: "HDRS", EnvID: "x+y"},
+		"d": {},
+	} {
+		if got[name] != want {
+			t.Errorf("%s: got %+v, want %+v", name, got[name], want)
+		}
+		if !strings.Contains(out, "250 2.1.5 <"+name+"@own.example> Ok: word-"+name+" ") {
+			t.Errorf("%s: no answer in\n%s", name, out)
+		}
+	}
+	if !strings.Contains(out, "250-XDSN\r\n") || strings.Contains(out, "-DSN") {
+		t.Errorf("it offers\n%s", out)
+	}
 }

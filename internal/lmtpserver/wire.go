@@ -310,6 +310,8 @@ func (w *wire) reword(p []byte) []byte {
 		return []byte(okReplies[w.verb])
 	case w.verb == "LHLO" && bytes.HasPrefix(p, []byte("250-Hello ")):
 		return []byte("250-" + w.host + "\r\n")
+	case w.verb == "LHLO" && string(p[min(len(p), 4):]) == "DSN\r\n": // its reports would be ours to send
+		return append(p[:4:4], "XDSN\r\n"...)
 	case bytes.HasPrefix(p, []byte("502 5.5.1 ")) && (w.verb == "MAIL" || w.verb == "RCPT" || w.verb == "DATA" || w.verb == "BDAT"):
 		return append([]byte("503 5.5.1 "), p[len("502 5.5.1 "):]...)
 	case bytes.HasPrefix(p, []byte("500 5.5.2 Syntax errors")):

@@ -18,15 +18,17 @@ import (
 // Progress is how far a recipient has come.
 type Progress int
 
-// The states of a recipient. All but Waiting are final; Relayed is delivered to a system that sends no reports.
+// The states of a recipient. All but Waiting are final; Relayed is delivered to a system that sends no reports, Expanded sent on to some of the several addresses that the recipient
+// stands for.
 const (
 	Waiting Progress = iota
 	Delivered
 	Relayed
 	Failed
+	Expanded
 )
 
-var progressNames = [...]string{"waiting", "delivered", "relayed", "failed"}
+var progressNames = [...]string{"waiting", "delivered", "relayed", "failed", "expanded"}
 
 func (p Progress) String() string { return progressNames[p] }
 

@@ -329,6 +329,9 @@ func (l *loop) note(m *mail, i int, r transport.Result) {
 		if r.Remote && r.Dest.Kind != destination.LMTP { // LMTP is final delivery
 			o.Progress = queue.Relayed
 		}
+		if r.Expanded {
+			o.Progress = queue.Expanded
+		}
 		o.Told = e.From.IsNull() || r.DSN || !e.Rcpts[i].Wants("SUCCESS")
 		l.Log.Delivered(d, r.Code, r.Text)
 	case r.Err.Temporary() && !m.over:

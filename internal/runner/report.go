@@ -40,6 +40,7 @@ func (l *loop) report(m *mail, late bool) (n news) {
 		{dsn.Failed, func(_ int, o *queue.Outcome) bool { return o.Progress == queue.Failed && !o.Told }, tell},
 		{dsn.Delivered, func(_ int, o *queue.Outcome) bool { return o.Progress == queue.Delivered && !o.Told }, tell},
 		{dsn.Relayed, func(_ int, o *queue.Outcome) bool { return o.Progress == queue.Relayed && !o.Told }, tell},
+		{dsn.Expanded, func(_ int, o *queue.Outcome) bool { return o.Progress == queue.Expanded && !o.Told }, tell},
 		{dsn.Delayed, func(i int, o *queue.Outcome) bool {
 			return late && o.Progress == queue.Waiting && o.Last != nil && e.Rcpts[i].Wants("DELAY")
 		}, func(*queue.Outcome) { st.Warned = true }},

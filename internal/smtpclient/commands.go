@@ -38,24 +38,31 @@ func (t *transaction) appendMail(b []byte) []byte {
 	if e.RequireTLS && c.RequireTLS() {
 		b = append(b, " REQUIRETLS"...)
 	}
-	if !c.DSN() {
+	if !c.DSN() && !c.XDSN() {
 		return b
 	}
 	if e.Ret == "FULL" || e.Ret == "HDRS" {
 		b = append(append(b, " RET="...), e.Ret...)
 	}
-	if e.EnvID != "" {
-		b = append(append(b, " ENVID="...), envelope.EncodeXtext(e.EnvID)...)
+	envID := e.EnvID
+	if c.XDSN() {
+		envID = e.DSN(envelope.Recipient{}).Valid().EnvID
+	}
+	if envID != "" {
+		b = append(append(b, " ENVID="...), envelope.EncodeXtext(envID)...)
 	}
 	return b
 }
 
 func (t *transaction) appendRcpt(b []byte, i int) []byte {
 	b = append(append(b, "RCPT TO:"...), t.to[i]...)
-	if !t.c.DSN() {
+	if !t.c.DSN() && !t.c.XDSN() {
 		return b
 	}
 	r := t.rcpts[i]
+	if t.c.XDSN() && !plainORcpt(t.e.DSN(r)) {
+		r.ORcpt = ""
+	}
 	if notify, err := envelope.ParseNotify(r.Notify); err == nil {
 		b = append(append(b, " NOTIFY="...), notify...)
 	}
@@ -68,6 +75,12 @@ func (t *transaction) appendRcpt(b []byte, i int) []byte {
 		b = append(append(b, ';'), encode(addr)...)
 	}
 	return b
+}
+
+// plainORcpt reports whether a server with XDSN takes the ORCPT: it knows two types of addresses, and would refuse the recipient for another one.
+func plainORcpt(d envelope.DSN) bool {
+	kind, _, _ := strings.Cut(d.Valid().ORcpt, ";")
+	return strings.EqualFold(kind, "rfc822") || kind == envelope.UTF8Type
 }
 
 // appendBDAT writes the command whose chunk is the whole message.

@@ -396,6 +396,9 @@ func (c *Client) Calls(hostname string) bool {
 // "relayed".
 func (c *Client) DSN() bool { return c.offers("DSN") }
 
+// XDSN reports whether an LMTP server takes such requests for what it sends on, and reports nothing itself: an agreement of this suite's programs (RFC 5321 2.2.2).
+func (c *Client) XDSN() bool { return c.o.LMTP && c.offers("XDSN") && !c.DSN() }
+
 // RequireTLS reports whether the server keeps to REQUIRETLS (RFC 8689), which only counts behind TLS.
 func (c *Client) RequireTLS() bool { return c.tls && c.offers("REQUIRETLS") }
 

@@ -47,22 +47,10 @@ func (s *Submission) AddRecipients(list string) error {
 	return nil
 }
 
-// SetDSN reads the values of sendmail's -N, -R and -V (RFC 3461).
-func (s *Submission) SetDSN(notify, ret, envID string) (err error) {
-	if notify != "" {
-		if s.Notify, err = envelope.ParseNotify(notify); err != nil {
-			return fmt.Errorf("-N %q: %w", notify, err)
-		}
-	}
-	s.Ret = strings.ToUpper(ret)
-	if s.Ret != "" && s.Ret != "FULL" && s.Ret != "HDRS" {
-		return fmt.Errorf("-R %q: must be full or hdrs", ret)
-	}
-	s.EnvID, err = envelope.DecodeXtext(envID)
-	if err != nil || len(s.EnvID) > 100 || !isPrintable(s.EnvID) {
-		return fmt.Errorf("-V %q: must be xtext (RFC 3461 4) for at most 100 printable characters", envID)
-	}
-	return nil
+// SetDSN reads the values of sendmail's -N, --orcpt, -R and -V (RFC 3461).
+func (s *Submission) SetDSN(notify, orcpt, ret, envID string) (err error) {
+	s.DSN, err = envelope.ParseDSN(notify, orcpt, ret, envID)
+	return err
 }
 
 // SetBody reads the value of -B, RFC 6152's BODY; "" says nothing.
@@ -95,14 +83,10 @@ func (s *Submission) SetEnvelope(e *envelope.Envelope) (err error) {
 		return err
 	}
 	for _, r := range e.Rcpts {
-		if kind, addr, ok := strings.Cut(r.ORcpt, ";"); r.ORcpt != "" && (!ok || kind == "" || addr == "" || len(r.ORcpt) > 500 || !isPrintable(r.ORcpt)) {
-			return fmt.Errorf("ORCPT %q: must be type;address", r.ORcpt)
+		if err := envelope.CheckORcpt(r.ORcpt); err != nil {
+			return fmt.Errorf("ORCPT %q: %w", r.ORcpt, err)
 		}
 	}
 	s.Recipients, s.EightBit, s.Wait = e.Rcpts, e.Body != "", e.Wait
-	return s.SetDSN("", e.Ret, envelope.EncodeXtext(e.EnvID))
-}
-
-func isPrintable(s string) bool {
-	return !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' })
+	return s.SetDSN("", "", e.Ret, envelope.EncodeXtext(e.EnvID))
 }

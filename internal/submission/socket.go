@@ -170,7 +170,11 @@ func rcptParams(r envelope.Recipient) (params string) {
 		params += " NOTIFY=" + r.Notify
 	}
 	if kind, addr, ok := strings.Cut(r.ORcpt, ";"); ok {
-		params += " ORCPT=" + kind + ";" + envelope.EncodeXtext(addr)
+		encode := envelope.EncodeXtext
+		if kind == envelope.UTF8Type {
+			encode = envelope.EncodeUnitext
+		}
+		params += " ORCPT=" + kind + ";" + encode(addr)
 	}
 	return params
 }

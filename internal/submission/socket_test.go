@@ -108,7 +108,7 @@ func TestSocketDialog(t *testing.T) {
 	s.Trace = false
 	s.Recipients = []envelope.Recipient{{To: address.Path{Local: "jü", Domain: "b.example"}},
 		{To: address.Path{Local: "a> NOTIFY=NEVER", Domain: "b.example"}, Notify: "NEVER", ORcpt: "rfc822;c=@d"}}
-	if err := s.SetDSN("success,delay", "hdrs", "a+20b"); err != nil {
+	if err := s.SetDSN("success,delay", "", "hdrs", "a+20b"); err != nil {
 		t.Fatal(err)
 	}
 	m, err := s.Read(strings.NewReader("Subject: x\nFrom: Me Myself <me@host.example>\nDate: D\nMessage-ID: <x@y>\n\n.\n.hidden\nü.\n...\nend"))

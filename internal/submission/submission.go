@@ -37,8 +37,7 @@ type Submission struct {
 	Name       string               // of the author, where the header has no From
 	Recipients []envelope.Recipient // named by the caller
 	FromHeader bool                 // and those that the header names
-	Notify     string               // RFC 3461, for each recipient that has none of its own: see envelope.Recipient
-	Ret, EnvID string               // RFC 3461: see envelope.Envelope
+	DSN        envelope.DSN         // Notify and ORcpt are for each recipient that has none of its own
 	EightBit   bool                 // the caller says that the body is 8BITMIME; it is found out anyway
 	EndAtDot   bool                 // a line with nothing but a dot ends the message
 	Relay      bool                 // the message passes through: its header and lines stay as they are
@@ -109,7 +108,7 @@ func (s *Submission) judge(content *content, lines *message.LineReader) (m *Mess
 		return nil, err
 	}
 	m.long, m.nul = lines.Longest() > message.MaxLine || lines.HasNUL(), lines.HasNUL()
-	m.envelope = &envelope.Envelope{From: s.Sender, Ret: s.Ret, EnvID: s.EnvID, Client: "local", UID: s.UID, Rcpts: rcpts}
+	m.envelope = &envelope.Envelope{From: s.Sender, Ret: s.DSN.Ret, EnvID: s.DSN.EnvID, Client: "local", UID: s.UID, Rcpts: rcpts}
 	if s.EightBit || lines.EightBit() {
 		m.envelope.Body = "8BITMIME"
 	}
@@ -140,7 +139,7 @@ func (s *Submission) recipients(h *message.Header) (rcpts []envelope.Recipient, 
 		if r.To, err = s.complete(r.To); err != nil {
 			return nil, sysexits.With(sysexits.DataErr, err)
 		}
-		r.Notify = cmp.Or(r.Notify, s.Notify)
+		r.Notify, r.ORcpt = cmp.Or(r.Notify, s.DSN.Notify), cmp.Or(r.ORcpt, s.DSN.ORcpt)
 		if key := r.To.Key(); !seen[key] {
 			seen[key] = true
 			rcpts = append(rcpts, r)

@@ -113,7 +113,7 @@ func TestSubmit(t *testing.T) {
 				received + "To: b\nBcc: c\nReturn-Path: <d>\n\n" + strings.Repeat("x", 1000) + "\n"},
 		{"dsn and 8 bit", func(s *Submission) {
 			s.Recipients = path("a")
-			if err := s.SetDSN("success,Delay", "hdrs", "a+20b"); err != nil {
+			if err := s.SetDSN("success,Delay", "", "hdrs", "a+20b"); err != nil {
 				t.Error(err)
 			}
 		}, "From: x@y\nDate: z\nMessage-ID: <i>\n\n\u00fc\n",
@@ -194,13 +194,13 @@ func TestRefused(t *testing.T) {
 		{"late input", func(s *Submission) { s.Recipients = []envelope.Recipient{{To: address.Path{Local: "a"}}} }, io.MultiReader(io.LimitReader(zeros{}, 2<<20), iotest.ErrReader(errors.New("broken"))), sysexits.IOErr, "cannot read the message: broken"},
 		{"disk", func(s *Submission) {
 			s.Recipients = []envelope.Recipient{{To: address.Path{Local: "a"}}}
-			s.EnvID = "full"
+			s.DSN.EnvID = "full"
 		}, strings.NewReader("\n"), sysexits.TempFail, "452 4.3.1"},
 	} {
 		q := spool(t)
 		s := submission()
 		c.set(&s)
-		if s.EnvID == "full" {
+		if s.DSN.EnvID == "full" {
 			q.SetMinFree(1 << 62)
 		}
 		r, err := submit(&s, q, c.in)
@@ -258,7 +258,7 @@ func TestSetDSN(t *testing.T) {
 		{"", "", strings.Repeat("x", 101), false},
 	} {
 		s := submission()
-		if err := s.SetDSN(c.notify, c.ret, c.envID); c.ok != (err == nil) {
+		if err := s.SetDSN(c.notify, "", c.ret, c.envID); c.ok != (err == nil) {
 			t.Errorf("%+v: got %v", c, err)
 		}
 	}

@@ -62,6 +62,8 @@ func Line(r *queue.News) string {
 		return text + "relayed to " + relay
 	case r.Progress == queue.Delivered:
 		return text + "delivered"
+	case r.Progress == queue.Expanded:
+		return text + "sent on to several addresses"
 	case r.Progress == queue.Failed:
 		text += "failed: "
 	default:

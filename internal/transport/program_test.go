@@ -77,9 +77,9 @@ cat >> $n
 		args string
 	}{
 		{destination.Destination{Kind: destination.Pipe, Args: []string{program, "one two", "$RECIPIENT"}}, "arg one two\narg $RECIPIENT\n"},
-		{destination.Destination{Kind: destination.Pipe, Args: []string{program, "-C", "conf"}}, agent + "arg --\narg TO\n"},
-		{dest(t, "maildir:/var/mail/%d/%n"), agent + "arg --to\narg maildir:/var/mail/%d/%n\narg --\narg TO\n"},
-		{dest(t, "mbox:~/mbox"), agent + "arg --to\narg mbox:~/mbox\narg --\narg TO\n"},
+		{destination.Destination{Kind: destination.Pipe, Args: []string{program, "-C", "conf"}}, agent + "ORCPTarg --\narg TO\n"},
+		{dest(t, "maildir:/var/mail/%d/%n"), agent + "arg --to\narg maildir:/var/mail/%d/%n\nORCPTarg --\narg TO\n"},
+		{dest(t, "mbox:~/mbox"), agent + "arg --to\narg mbox:~/mbox\nORCPTarg --\narg TO\n"},
 	}
 	tr := &Transport{Delimiter: "+", Deliver: []string{program, "-C", "conf"}}
 	for _, tt := range tests {
@@ -97,7 +97,8 @@ cat >> $n
 			if err != nil {
 				t.Fatal(err)
 			}
-			if want = strings.Replace(tt.args, "TO", m.Envelope.Rcpts[i].To.String(), 1) + want; string(got) != want {
+			asked := []string{"arg --orcpt=rfc822;old@b.example\n", ""}[i]
+			if want = strings.Replace(strings.Replace(tt.args, "ORCPT", asked, 1), "TO", m.Envelope.Rcpts[i].To.String(), 1) + want; string(got) != want {
 				t.Errorf("%s: got\n%.900s\nwant\n%.900s", tt.dest, got, want)
 			}
 			os.Remove(files[i])
@@ -122,5 +123,37 @@ func TestOthers(t *testing.T) {
 	}
 	if got := tr.Attempt(context.Background(), Request{Message: m, Dests: []destination.Destination{dest(t, "mx:")}}); len(got) != 0 {
 		t.Errorf("nobody: got %v", got)
+	}
+}
+
+// TestAgentTells: the delivery agent is told what the sender wants to hear, and its word on standard output says who tells of success; other programs are told nothing and
+// have no such word.
+func TestAgentTells(t *testing.T) {
+	dir := t.TempDir()
+	program := script(t, dir, `case $* in *"--notify=SUCCESS,FAILURE --return=HDRS --envelope-id=x+2B --orcpt=rfc822;old@b.example -- b@b.example"*) echo expanded;; *"--notify=SUCCESS"*) echo forwarded;; *) echo expanded;; esac`)
+	e := &envelope.Envelope{From: path(t, "a@a.example"), Ret: "HDRS", EnvID: "x+", UID: -1, Rcpts: []envelope.Recipient{
+		{To: path(t, "b@b.example"), Notify: "SUCCESS,FAILURE", ORcpt: "rfc822;old@b.example"},
+		{To: path(t, "c@b.example"), Notify: "SUCCESS"},
+		{To: path(t, "d@b.example")},
+	}}
+	m := enqueueAs(t, e, letter)
+	for agent, want := range map[string][3][2]bool{program: {{false, true}, {true, false}, {}}, "/other": {}} {
+		tr := &Transport{Deliver: []string{agent}}
+		for i, r := range tr.Attempt(context.Background(), all(m, destination.Destination{Kind: destination.Pipe, Args: []string{program}})) {
+			if got := [2]bool{r.DSN, r.Expanded}; r.Err != nil || got != want[i] {
+				t.Errorf("the agent is %s, recipient %d: got %v, %v, want %v", agent, i, got, r.Err, want[i])
+			}
+		}
+	}
+}
+
+func TestSaid(t *testing.T) {
+	for reply, want := range map[string]string{
+		"2.1.5 <b@b.example> Ok: forwarded 0a1b": "forwarded", "2.1.5 Ok: delivered 0a1b": "delivered", "2.1.5 <x Ok: forwarded y@b.example> Ok: expanded 0": "expanded",
+		"2.1.5 <x Ok: forwarded y@b.example> Saved": "", "Ok": "", "": "", "forwarded Ok: x": "",
+	} {
+		if got := said(reply); got != want {
+			t.Errorf("%q: got %q, want %q", reply, got, want)
+		}
 	}
 }

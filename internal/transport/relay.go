@@ -249,6 +249,10 @@ func (w *attempt) transaction(ctx context.Context, s *session) (taken bool, else
 	for i, o := range s.Send(ctx, smtpclient.Mail{Envelope: m.Envelope, Rcpts: rcpts[:size], Body: m.Body(), Again: m.State.Attempts > 0}) {
 		n := w.todo[i]
 		w.results[n] = Result{Dest: w.d, Err: o.Err, Code: o.Code, Text: o.Text, Relay: s.relay, Remote: o.Code != 0, Reached: true, DSN: s.DSN(), Twice: o.Twice}
+		if s.XDSN() && o.Err == nil {
+			word := said(o.Text)
+			w.results[n].DSN, w.results[n].Expanded = word == "forwarded", word == "expanded"
+		}
 		taken = taken || o.Err == nil
 		w.reached = w.reached || o.Code != 0
 		switch {
@@ -265,6 +269,14 @@ func (w *attempt) transaction(ctx context.Context, s *session) (taken bool, else
 	}
 	w.todo = append(left, w.todo[size:]...)
 	return taken, elsewhere
+}
+
+// said is the word in the reply of a server with XDSN: the last but one, behind "Ok:".
+func said(reply string) string {
+	if f := strings.Fields(reply); len(f) >= 3 && f[len(f)-3] == "Ok:" {
+		return f[len(f)-2]
+	}
+	return ""
 }
 
 // tooMany reports whether a recipient was refused only because it was one more than the server takes at once (RFC 5321 4.5.3.1.10).

@@ -85,7 +85,9 @@ type Result struct {
 	Remote  bool                    // Code and text are a server's own words
 	Reached bool                    // a session was open: whatever became of it, the destination lives
 	DSN     bool                    // the server keeps the requests of RFC 3461 from here on; without it a SUCCESS report says "relayed"
-	Twice   bool                    // the server may have taken the message although Err is not nil: its answer did not come
+	// Expanded says that it stands for several addresses, some of which are elsewhere: a SUCCESS report says that (RFC 3461 5.2.7.3 (c)).
+	Expanded bool
+	Twice    bool // the server may have taken the message although Err is not nil: its answer did not come
 }
 
 // Attempt tries to bring the message to the destination. It gives a result for each of r.Rcpts, in their order. When ctx ends the
@@ -121,25 +123,28 @@ func (t *Transport) programs(ctx context.Context, r Request, d destination.Desti
 	results := make([]Result, len(r.Rcpts))
 	for i, n := range r.Rcpts {
 		results[i] = Result{Dest: d, Relay: "pipe", Code: 250, Text: "2.0.0 Taken by the program"}
-		if s := t.program(ctx, r.Message, n, d); s != nil {
+		word, s := t.program(ctx, r.Message, n, d)
+		if s != nil {
 			results[i] = Result{Dest: d, Relay: "pipe", Err: s}
+			continue
 		}
+		results[i].DSN, results[i].Expanded = word == "forwarded", word == "expanded"
 	}
 	return results
 }
 
 // program gives the message to one program for the n-th recipient of the envelope. Its standard input is the queue file itself: were
-// it a pipe and this process to die, the program would take the part it has for the whole.
-func (t *Transport) program(ctx context.Context, m *queue.Message, n int, d destination.Destination) *status.Error {
+// it a pipe and this process to die, the program would take the part it has for the whole. The delivery agent is told what the sender wants to hear, and says in a word who is to tell of success.
+func (t *Transport) program(ctx context.Context, m *queue.Message, n int, d destination.Destination) (word string, s *status.Error) {
 	e := m.Envelope
 	rcpt := e.Rcpts[n]
-	args := t.args(d, e.From, rcpt.To)
+	args := t.args(d, e, rcpt)
 	if args == nil {
-		return status.Temporary(451, "4.3.5", "No delivery agent is configured", fmt.Errorf("transport: destination %q", d))
+		return "", status.Temporary(451, "4.3.5", "No delivery agent is configured", fmt.Errorf("transport: destination %q", d))
 	}
 	body, bad := stdin(m)
 	if bad != nil {
-		return bad
+		return "", bad
 	}
 	defer body.Close()
 	user, detail := address.Split(rcpt.To.Local, t.Delimiter)
@@ -148,8 +153,14 @@ func (t *Transport) program(ctx context.Context, m *queue.Message, n int, d dest
 	spec := command.Spec{Args: args, Env: words.Environ(), Stdin: body, Limit: t.ProgramTime}
 	if !t.isAgent(d) {
 		spec.Credential = t.ProgramUser
+		return "", command.Run(ctx, spec)
 	}
-	return command.Run(ctx, spec)
+	var said command.Word
+	if rcpt.Notify != "" {
+		spec.Stdout = &said
+	}
+	s = command.Run(ctx, spec)
+	return said.String(), s
 }
 
 // isAgent reports whether the delivery agent serves the destination.
@@ -158,18 +169,19 @@ func (t *Transport) isAgent(d destination.Destination) bool {
 }
 
 // args is the command line for a destination, nil where there is none.
-func (t *Transport) args(d destination.Destination, from, to address.Path) []string {
+func (t *Transport) args(d destination.Destination, e *envelope.Envelope, rcpt envelope.Recipient) []string {
 	if !t.isAgent(d) {
 		return d.Args
 	}
 	if len(t.Deliver) == 0 {
 		return nil
 	}
-	args := append(slices.Clone(t.Deliver), "-f", from.String())
+	args := append(slices.Clone(t.Deliver), "-f", e.From.String())
 	if d.IsLocal() {
 		args = append(args, "--to", d.String())
 	}
-	return append(args, "--", to.String())
+	args = append(args, e.DSN(rcpt).Flags()...)
+	return append(args, "--", rcpt.To.String())
 }
 
 // original is the address that the sender wrote, where ORCPT tells it (RFC 3461 4.2).
