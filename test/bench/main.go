@@ -3,6 +3,9 @@
 //
 //	start    the start of sendmail, against that of a C program that does nothing
 //	submit   sendmail -oi -t, against Postfix's and dma's
+//	accept   SMTP in, queue: messages a second at 1 to 200 sessions, against Postfix
+//	secure   TLS handshakes and submissions with a password under TLS, against Postfix
+//	socket   sendmail -oi -t through the submit socket, against writing the queue
 //	relay    SMTP in, queue, next hop: messages a second and processor time of a message, against Postfix
 //	dead     a queue in which three destinations of ten are dead, against the same without them
 //	memory   what a message of 50 MiB takes of each program
@@ -33,17 +36,18 @@ func run() int {
 	flag.StringVar(&b.cold, "cold", "", "command that makes the kernel forget what it knows of -large")
 	flag.StringVar(&b.fill, "fill", "", "the program of ./fill")
 	flag.StringVar(&b.postfix.root, "postfix", "", "root of a Postfix, on the same disk as -dir")
+	flag.StringVar(&b.dovecot, "dovecot", "", "root of a Dovecot")
 	flag.StringVar(&b.dma, "dma", "", "root of a dma")
 	flag.IntVar(&b.rounds, "rounds", 5, "interleaved rounds")
 	flag.IntVar(&b.million, "million", 1000000, "how many messages the large queue has")
-	parts := flag.String("parts", "start,submit,relay,dead,memory,sessions,hostile,folder,million", "what to measure")
+	parts := flag.String("parts", "start,submit,socket,accept,secure,relay,dead,memory,sessions,hostile,folder,million", "what to measure")
 	flag.IntVar(&b.seconds, "seconds", 60, "how long the hostile clients stay")
 	against := flag.String("herd", "", "be the hostile clients of that server")
 	flag.Parse()
 	if *against != "" {
 		herd(*against)
 	}
-	all := map[string]func() error{"start": b.start, "submit": b.submit, "relay": b.relay, "dead": b.dead, "memory": b.memory, "sessions": b.sessions, "hostile": b.hostile, "folder": b.folder, "million": b.deferred}
+	all := map[string]func() error{"start": b.start, "submit": b.submit, "socket": b.socket, "accept": b.accept, "secure": b.secure, "relay": b.relay, "dead": b.dead, "memory": b.memory, "sessions": b.sessions, "hostile": b.hostile, "folder": b.folder, "million": b.deferred}
 	errs := []error{b.prepare()}
 	for part := range strings.SplitSeq(*parts, ",") {
 		do := all[part]
@@ -63,10 +67,10 @@ func run() int {
 }
 
 type bench struct {
-	bin, dir, large, cold, fill, dma string
-	postfix                          postfix
-	rounds, million, seconds         int
-	filled                           int // messages in the large queue
+	bin, dir, large, cold, fill, dma, dovecot string
+	postfix                                   postfix
+	rounds, million, seconds                  int
+	filled                                    int // messages in the large queue
 }
 
 // prepare configures a host whose spool is below dir.

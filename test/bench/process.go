@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // process is a program that stays.
@@ -110,6 +112,20 @@ func used(pids ...int) (total time.Duration) {
 	return total
 }
 
+// settle waits until the disk of path has nothing left to write.
+func settle(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
+		return fmt.Errorf("syncfs %s: %w", path, err)
+	}
+	time.Sleep(300 * time.Millisecond)
+	return nil
+}
+
 // resident gives a process's memory now and at most, in MiB.
 func resident(pid int) (now, most float64) {
 	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
@@ -170,5 +186,13 @@ func (p *postfix) stop() {
 		_ = inside(p.root, "/usr/sbin/postfix", "stop").Run() // end does the rest
 		p.master.end()
 		p.master = nil
+		for range 100 { // its children have the sockets, and may outlive it
+			c, err := net.Dial("tcp", "127.0.0.1:25")
+			if err != nil {
+				break
+			}
+			c.Close()
+			time.Sleep(50 * time.Millisecond)
+		}
 	}
 }

@@ -53,12 +53,16 @@ func (b *bench) sessions() error {
 // exchanger is a running smtpd.
 type exchanger struct {
 	*process
-	addr string
-	most float64 // MiB PSS, as sleep found it
+	addr  string
+	spool string
+	most  float64 // MiB PSS, as sleep found it
 }
 
 // exchanger starts an smtpd for anybody, with more limits.
-func (b *bench) exchanger(limits string) (*exchanger, error) {
+func (b *bench) exchanger(limits string) (*exchanger, error) { return b.server(limits) }
+
+// server starts an smtpd with more limits and flags.
+func (b *bench) server(limits string, flags ...string) (*exchanger, error) {
 	dir := b.dir + "/exchanger"
 	if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700), certify(dir)); err != nil {
 		return nil, err
@@ -74,7 +78,7 @@ func (b *bench) exchanger(limits string) (*exchanger, error) {
 	}
 	addr := l.Addr().String()
 	l.Close()
-	p, err := launch(b.command(dir, "smtpd", "--listen", addr), dir+"/log")
+	p, err := launch(b.command(dir, "smtpd", append(flags, "--listen", addr)...), dir+"/log")
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +87,7 @@ func (b *bench) exchanger(limits string) (*exchanger, error) {
 		log, _ := os.ReadFile(dir + "/log")
 		return nil, fmt.Errorf("%w: %s", err, log)
 	}
-	return &exchanger{process: p, addr: addr}, nil
+	return &exchanger{process: p, addr: addr, spool: dir + "/spool"}, nil
 }
 
 // certify makes a certificate in dir.

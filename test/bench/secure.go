@@ -1,0 +1,150 @@
+package main
+
+import (
+	"bufio"
+	"crypto/tls"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// secure lets 10 clients at a time begin TLS, and submit with a password under it, at smtpd and at Postfix in turn, with one certificate and without resumption. Dovecot tells
+// Postfix whether a password is right. Neither hashes it: how much that costs is for the administrator to choose.
+func (b *bench) secure() error {
+	if b.postfix.root == "" || b.dovecot == "" {
+		say("secure", "left out: Postfix and Dovecot are not both here")
+		return nil
+	}
+	s, err := b.server("connections = 1000\nconnections_per_client = 1000\n", "--submission")
+	if err != nil {
+		return err
+	}
+	defer s.end()
+	auth, err := b.passwords()
+	if err != nil {
+		return err
+	}
+	defer auth.end()
+	for _, name := range []string{"cert.pem", "key.pem"} {
+		pem, err := os.ReadFile(b.dir + "/exchanger/" + name)
+		if err = errors.Join(err, os.WriteFile(b.postfix.root+"/etc/postfix/"+name, pem, 0o600)); err != nil {
+			return err
+		}
+	}
+	if err := b.postfix.start(hold + "smtpd_tls_security_level = may\nsmtpd_tls_cert_file = /etc/postfix/cert.pem\nsmtpd_tls_key_file = /etc/postfix/key.pem\n" +
+		"smtpd_sasl_auth_enable = yes\nsmtpd_sasl_type = dovecot\nsmtpd_sasl_path = inet:" + authPort + "\nbroken_sasl_auth_clients = no\n"); err != nil {
+		return err
+	}
+	for _, load := range []struct {
+		what           string
+		sessions, each int // how many clients, one behind the other ten at a time, and how many messages each sends
+		unit           string
+	}{{"handshakes", 400, 0, "sessions"}, {"sessions kept", 10, 100, "messages"}, {"a session for each", 400, 1, "messages"}} {
+		n := load.sessions * max(load.each, 1)
+		send := func(addr string, pids func() []int) (rate, cpu float64, err error) {
+			before, begin := used(pids()...), time.Now()
+			if err := rush(addr, load.sessions, load.each); err != nil {
+				return 0, 0, fmt.Errorf("%s, %s: %w", addr, load.what, err)
+			}
+			seconds := time.Since(begin).Seconds()
+			return float64(n) / seconds, float64((used(pids()...) - before).Microseconds()) / float64(n), nil
+		}
+		var d duel
+		for range b.rounds {
+			rate, cpu, err := send(s.addr, func() []int { return []int{s.Process.Pid} })
+			if err != nil {
+				return err
+			}
+			rate2, cpu2, err := send("127.0.0.1:25", func() []int { return append(family(b.postfix.master.Process.Pid), family(auth.Process.Pid)...) })
+			if err != nil {
+				return err
+			}
+			d.add(rate, rate2, cpu, cpu2)
+			if err := errors.Join(s.empty(load.sessions*load.each), b.postfix.empty()); err != nil {
+				return err
+			}
+		}
+		d.say("secure", load.what+": ", load.unit, ">= 2")
+	}
+	return nil
+}
+
+const authPort = "127.0.0.1:12345"
+
+// passwords starts a Dovecot that only says whether a password is right.
+func (b *bench) passwords() (*process, error) {
+	config := "protocols =\nlog_path = /dev/stderr\nbase_dir = /run/dovecot-bench\nssl = no\nauth_mechanisms = plain\npassdb {\n driver = static\n args = password=secret\n}\n" +
+		"userdb {\n driver = static\n args = uid=65534 gid=65534 home=/tmp\n}\nservice auth {\n inet_listener {\n  address = 127.0.0.1\n  port = 12345\n }\n}\n"
+	file := "/etc/dovecot/bench.conf"
+	if err := os.WriteFile(b.dovecot+file, []byte(config), 0o644); err != nil {
+		return nil, err
+	}
+	p, err := launch(inside(b.dovecot, "/usr/sbin/dovecot", "-F", "-c", file), b.dir+"/dovecot.log")
+	if err != nil {
+		return nil, err
+	}
+	if err := p.listens(authPort); err != nil {
+		p.end()
+		log, _ := os.ReadFile(b.dir + "/dovecot.log")
+		return nil, fmt.Errorf("%w: %s", err, log)
+	}
+	return p, nil
+}
+
+// rush has ten clients go through so many sessions, in each of which so many messages are submitted.
+func rush(addr string, sessions, each int) error {
+	const clients = 10
+	var all sync.WaitGroup
+	var left atomic.Int64
+	left.Store(int64(sessions))
+	errs := make([]error, clients)
+	for i := range errs {
+		all.Go(func() {
+			for errs[i] == nil && left.Add(-1) >= 0 {
+				errs[i] = submitSecurely(addr, each)
+			}
+		})
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+// submitSecurely is one session: STARTTLS, and where there are messages, AUTH.
+func submitSecurely(addr string, messages int) error {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	t := talker{c, bufio.NewReaderSize(c, 512)}
+	for _, step := range []struct{ say, want string }{{"", "220"}, {"EHLO client.example\r\n", "250"}, {"STARTTLS\r\n", "220"}} {
+		if err := t.say(step.say, step.want); err != nil {
+			return err
+		}
+	}
+	inside := tls.Client(c, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13})
+	t = talker{inside, bufio.NewReaderSize(inside, 512)}
+	if err := t.say("EHLO client.example\r\n", "250"); err != nil {
+		return err
+	}
+	if messages > 0 {
+		if err := t.say("AUTH PLAIN "+base64.StdEncoding.EncodeToString([]byte("\x00u\x00secret"))+"\r\n", "235"); err != nil {
+			return err
+		}
+	}
+	data := strings.ReplaceAll(letter, "\n", "\r\n") + ".\r\n"
+	for range messages {
+		for _, step := range []struct{ say, want string }{{"MAIL FROM:<u@bench.test>\r\n", "250"}, {"RCPT TO:<x@remote.test>\r\n", "250"}, {"DATA\r\n", "354"}, {data, "250"}} {
+			if err := t.say(step.say, step.want); err != nil {
+				return err
+			}
+		}
+	}
+	return t.say("QUIT\r\n", "221")
+}
