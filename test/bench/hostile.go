@@ -116,13 +116,8 @@ func (s *exchanger) oneMessage(from string) error {
 	}
 	defer c.Close()
 	t := talker{c, bufio.NewReader(c)}
-	for _, step := range []struct{ say, want string }{{"", "220"}, {"EHLO client.example\r\n", "250"}, {"MAIL FROM:<a@far.example>\r\n", "250"}, {"RCPT TO:<u@bench.test>\r\n", "250"},
-		{"DATA\r\n", "354"}, {strings.ReplaceAll(letter, "\n", "\r\n") + ".\r\n", "250"}, {"QUIT\r\n", "221"}} {
-		if err := t.say(step.say, step.want); err != nil {
-			return err
-		}
-	}
-	return nil
+	return t.talk(step{"", "220"}, step{"EHLO client.example\r\n", "250"}, step{"MAIL FROM:<a@far.example>\r\n", "250"}, step{"RCPT TO:<u@bench.test>\r\n", "250"},
+		step{"DATA\r\n", "354"}, step{data, "250"}, step{"QUIT\r\n", "221"})
 }
 
 func dialFrom(from, addr string) (net.Conn, error) {

@@ -1,14 +1,10 @@
 package main
 
 import (
-	"bufio"
-	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"net"
 	"os"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,6 +44,9 @@ func (b *bench) secure() error {
 	}{{"handshakes", 400, 0, "sessions"}, {"sessions kept", 10, 100, "messages"}, {"a session for each", 400, 1, "messages"}} {
 		n := load.sessions * max(load.each, 1)
 		send := func(addr string, pids func() []int) (rate, cpu float64, err error) {
+			if err := settle(b.dir); err != nil {
+				return 0, 0, err
+			}
 			before, begin := used(pids()...), time.Now()
 			if err := rush(addr, load.sessions, load.each); err != nil {
 				return 0, 0, fmt.Errorf("%s, %s: %w", addr, load.what, err)
@@ -117,33 +116,19 @@ func rush(addr string, sessions, each int) error {
 
 // submitSecurely is one session: STARTTLS, and where there are messages, AUTH.
 func submitSecurely(addr string, messages int) error {
-	c, err := net.Dial("tcp", addr)
+	c, t, err := dial(addr, true)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	t := talker{c, bufio.NewReaderSize(c, 512)}
-	for _, step := range []struct{ say, want string }{{"", "220"}, {"EHLO client.example\r\n", "250"}, {"STARTTLS\r\n", "220"}} {
-		if err := t.say(step.say, step.want); err != nil {
-			return err
-		}
-	}
-	inside := tls.Client(c, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13})
-	t = talker{inside, bufio.NewReaderSize(inside, 512)}
-	if err := t.say("EHLO client.example\r\n", "250"); err != nil {
-		return err
-	}
 	if messages > 0 {
 		if err := t.say("AUTH PLAIN "+base64.StdEncoding.EncodeToString([]byte("\x00u\x00secret"))+"\r\n", "235"); err != nil {
 			return err
 		}
 	}
-	data := strings.ReplaceAll(letter, "\n", "\r\n") + ".\r\n"
 	for range messages {
-		for _, step := range []struct{ say, want string }{{"MAIL FROM:<u@bench.test>\r\n", "250"}, {"RCPT TO:<x@remote.test>\r\n", "250"}, {"DATA\r\n", "354"}, {data, "250"}} {
-			if err := t.say(step.say, step.want); err != nil {
-				return err
-			}
+		if err := t.talk(step{"MAIL FROM:<u@bench.test>\r\n", "250"}, step{"RCPT TO:<x@remote.test>\r\n", "250"}, step{"DATA\r\n", "354"}, step{data, "250"}); err != nil {
+			return err
 		}
 	}
 	return t.say("QUIT\r\n", "221")

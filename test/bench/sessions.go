@@ -119,24 +119,11 @@ func (s *exchanger) sleep(n int, mail, secure bool) error {
 		}
 	}()
 	for range max(n, 1) {
-		c, err := net.Dial("tcp", s.addr)
+		c, t, err := dial(s.addr, secure)
 		if err != nil {
 			return err
 		}
 		all = append(all, c)
-		t := talker{c, bufio.NewReaderSize(c, 512)}
-		if err := errors.Join(t.say("", "220"), t.say("EHLO client.example\r\n", "250")); err != nil {
-			return err
-		}
-		if secure {
-			if err := t.say("STARTTLS\r\n", "220"); err != nil {
-				return err
-			}
-			inside := tls.Client(c, &tls.Config{InsecureSkipVerify: true})
-			if t = (talker{inside, bufio.NewReaderSize(inside, 512)}); t.say("EHLO client.example\r\n", "250") != nil {
-				return errors.New("no EHLO under TLS")
-			}
-		}
 		if mail {
 			if err := t.say("MAIL FROM:<a@far.example>\r\n", "250"); err != nil {
 				return err
@@ -171,6 +158,41 @@ func (t talker) say(line, want string) error {
 			return nil
 		}
 	}
+}
+
+// step is what a client says, and what the answer begins with.
+type step struct{ say, want string }
+
+// talk says one thing after the other.
+func (t talker) talk(steps ...step) error {
+	for _, s := range steps {
+		if err := t.say(s.say, s.want); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dial gives a session behind EHLO, under TLS where secure says so.
+func dial(addr string, secure bool) (net.Conn, talker, error) {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		return nil, talker{}, err
+	}
+	hello := step{"EHLO client.example\r\n", "250"}
+	t := talker{c, bufio.NewReaderSize(c, 512)}
+	err = t.talk(step{"", "220"}, hello)
+	if err == nil && secure {
+		if err = t.say("STARTTLS\r\n", "220"); err == nil {
+			inside := tls.Client(c, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13})
+			t = talker{inside, bufio.NewReaderSize(inside, 512)}
+			err = t.talk(hello)
+		}
+	}
+	if err != nil {
+		c.Close()
+	}
+	return c, t, err
 }
 
 // pss is the share of memory that the process has, in MiB.

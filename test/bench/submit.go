@@ -28,6 +28,9 @@ func (b *bench) start() error {
 
 var letter = "From: u1@bench.test\nTo: u2@bench.test\nSubject: bench\n\n" + strings.Repeat(strings.Repeat("x", 75)+"\n", 25)
 
+// data is the letter as it stands behind DATA.
+var data = strings.ReplaceAll(letter, "\n", "\r\n") + ".\r\n"
+
 // submit compares `sendmail -oi -t` from start to exit. Nothing of it is delivered meanwhile.
 func (b *bench) submit() error {
 	postel := contender{"postel", func() *exec.Cmd {
