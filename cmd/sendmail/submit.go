@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
-	"slices"
 	"syscall"
 	"time"
 
@@ -110,7 +109,7 @@ func (s *sendmail) verdict(waiter *queue.Waiter, id string, patience time.Durati
 		until = "as it cannot be heard of: " + err.Error()
 	}
 	for i := range waiter.Rcpts {
-		if r := &waiter.Rcpts[i]; slices.Contains([]queue.Progress{queue.Delivered, queue.Relayed, queue.Expanded}, r.Progress) {
+		if r := &waiter.Rcpts[i]; r.Got() {
 			s.tell(submission.Line(r))
 		}
 	}

@@ -55,6 +55,18 @@ func CheckORcpt(s string) error {
 	return nil
 }
 
+// EncodeORcpt writes a decoded ORCPT as the parameter's value (RFC 3461 4.2, RFC 6533 3), fit for a command of SMTP; "" where it has no type.
+func EncodeORcpt(s string) string {
+	kind, addr, ok := strings.Cut(s, ";")
+	switch {
+	case !ok:
+		return ""
+	case kind == UTF8Type:
+		return kind + ";" + EncodeUnitext(addr)
+	}
+	return EncodeXtext(kind) + ";" + EncodeXtext(addr)
+}
+
 func isPrintable(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' })
 }

@@ -79,3 +79,15 @@ func FuzzDSN(f *testing.F) {
 		}
 	})
 }
+
+// TestEncodeORcpt: whatever stands in it, the value is one word of a command.
+func TestEncodeORcpt(t *testing.T) {
+	for in, want := range map[string]string{
+		"": "", "bob": "", "rfc822;bob@x.example": "rfc822;bob@x.example", "rfc822;a+b=c@x.example": "rfc822;a+2Bb+3Dc@x.example",
+		"utf-8;bøb@x.example": `utf-8;b\x{F8}b@x.example`, "x400;a;b c": "x400;a;b+20c", "a NOTIFY=NEVER;b": "a+20NOTIFY+3DNEVER;b",
+	} {
+		if got := EncodeORcpt(in); got != want {
+			t.Errorf("%q: got %q, want %q", in, got, want)
+		}
+	}
+}

@@ -44,6 +44,9 @@ type Outcome struct {
 // Open reports whether there is still something to do for the recipient: to deliver, or to tell the sender.
 func (o *Outcome) Open() bool { return o.Progress == Waiting || o.Progress == Failed && !o.Told }
 
+// Got reports whether the recipient has it, or whoever is to bring it to them.
+func (o *Outcome) Got() bool { return o.Progress != Waiting && o.Progress != Failed }
+
 // known reports whether the recipient was tried, or given up.
 func (o *Outcome) known() bool { return o.Progress != Waiting || o.Last != nil }
 

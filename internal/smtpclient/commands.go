@@ -66,13 +66,8 @@ func (t *transaction) appendRcpt(b []byte, i int) []byte {
 	if notify, err := envelope.ParseNotify(r.Notify); err == nil {
 		b = append(append(b, " NOTIFY="...), notify...)
 	}
-	if kind, addr, ok := strings.Cut(r.ORcpt, ";"); ok {
-		b = append(append(b, " ORCPT="...), envelope.EncodeXtext(kind)...)
-		encode := envelope.EncodeXtext
-		if kind == envelope.UTF8Type {
-			encode = envelope.EncodeUnitext
-		}
-		b = append(append(b, ';'), encode(addr)...)
+	if orcpt := envelope.EncodeORcpt(r.ORcpt); orcpt != "" {
+		b = append(append(b, " ORCPT="...), orcpt...)
 	}
 	return b
 }

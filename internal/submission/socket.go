@@ -169,12 +169,8 @@ func rcptParams(r envelope.Recipient) (params string) {
 	if r.Notify != "" {
 		params += " NOTIFY=" + r.Notify
 	}
-	if kind, addr, ok := strings.Cut(r.ORcpt, ";"); ok {
-		encode := envelope.EncodeXtext
-		if kind == envelope.UTF8Type {
-			encode = envelope.EncodeUnitext
-		}
-		params += " ORCPT=" + kind + ";" + encode(addr)
+	if orcpt := envelope.EncodeORcpt(r.ORcpt); orcpt != "" {
+		params += " ORCPT=" + orcpt
 	}
 	return params
 }

@@ -250,8 +250,7 @@ func (w *attempt) transaction(ctx context.Context, s *session) (taken bool, else
 		n := w.todo[i]
 		w.results[n] = Result{Dest: w.d, Err: o.Err, Code: o.Code, Text: o.Text, Relay: s.relay, Remote: o.Code != 0, Reached: true, DSN: s.DSN(), Twice: o.Twice}
 		if s.XDSN() && o.Err == nil {
-			word := said(o.Text)
-			w.results[n].DSN, w.results[n].Expanded = word == "forwarded", word == "expanded"
+			w.results[n].sentOn(said(o.Text))
 		}
 		taken = taken || o.Err == nil
 		w.reached = w.reached || o.Code != 0

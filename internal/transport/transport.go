@@ -90,6 +90,9 @@ type Result struct {
 	Twice    bool // the server may have taken the message although Err is not nil: its answer did not come
 }
 
+// sentOn takes into account what a delivery agent of this suite says of a message that it has: "delivered", "forwarded" or "expanded" (see package delivery's Outcome).
+func (r *Result) sentOn(word string) { r.DSN, r.Expanded = word == "forwarded", word == "expanded" }
+
 // Attempt tries to bring the message to the destination. It gives a result for each of r.Rcpts, in their order. When ctx ends the
 // attempt stops, as smtpclient.Client.Send and command.Run have it; what was decided by then counts.
 func (t *Transport) Attempt(ctx context.Context, r Request) []Result {
@@ -128,7 +131,7 @@ func (t *Transport) programs(ctx context.Context, r Request, d destination.Desti
 			results[i] = Result{Dest: d, Relay: "pipe", Err: s}
 			continue
 		}
-		results[i].DSN, results[i].Expanded = word == "forwarded", word == "expanded"
+		results[i].sentOn(word)
 	}
 	return results
 }
