@@ -56,6 +56,9 @@ func (p *process) kill() {
 	<-p.ended
 }
 
+// pids is the process alone.
+func (p *process) pids() []int { return []int{p.Process.Pid} }
+
 // listens waits until somebody does at addr.
 func (p *process) listens(addr string) error {
 	for range 300 {
@@ -180,6 +183,9 @@ func (p *postfix) start(more string) error {
 	}
 	return p.master.listens("127.0.0.1:25")
 }
+
+// pids are its processes.
+func (p *postfix) pids() []int { return family(p.master.Process.Pid) }
 
 func (p *postfix) stop() {
 	if p.master != nil {

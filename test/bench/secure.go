@@ -7,7 +7,6 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"time"
 )
 
 // secure lets 10 clients at a time begin TLS, and submit with a password under it, at smtpd and at Postfix in turn, with one certificate and without resumption. Dovecot tells
@@ -42,34 +41,21 @@ func (b *bench) secure() error {
 		sessions, each int // how many clients, one behind the other ten at a time, and how many messages each sends
 		unit           string
 	}{{"handshakes", 400, 0, "sessions"}, {"sessions kept", 10, 100, "messages"}, {"a session for each", 400, 1, "messages"}} {
-		n := load.sessions * max(load.each, 1)
-		send := func(addr string, pids func() []int) (rate, cpu float64, err error) {
-			if err := settle(b.dir); err != nil {
-				return 0, 0, err
-			}
-			before, begin := used(pids()...), time.Now()
-			if err := rush(addr, load.sessions, load.each); err != nil {
-				return 0, 0, fmt.Errorf("%s, %s: %w", addr, load.what, err)
-			}
-			seconds := time.Since(begin).Seconds()
-			return float64(n) / seconds, float64((used(pids()...) - before).Microseconds()) / float64(n), nil
-		}
-		var d duel
-		for range b.rounds {
-			rate, cpu, err := send(s.addr, func() []int { return []int{s.Process.Pid} })
-			if err != nil {
-				return err
-			}
-			rate2, cpu2, err := send("127.0.0.1:25", func() []int { return append(family(b.postfix.master.Process.Pid), family(auth.Process.Pid)...) })
-			if err != nil {
-				return err
-			}
-			d.add(rate, rate2, cpu, cpu2)
-			if err := errors.Join(s.empty(load.sessions*load.each), b.postfix.empty()); err != nil {
-				return err
+		submitters := func(addr string) func() error {
+			return func() error {
+				if err := rush(addr, load.sessions, load.each); err != nil {
+					return fmt.Errorf("%s, %s: %w", addr, load.what, err)
+				}
+				return nil
 			}
 		}
-		d.say("secure", load.what+": ", load.unit, ">= 2")
+		theirs := func() []int { return append(b.postfix.pids(), family(auth.Process.Pid)...) }
+		d := duel{what: load.what, unit: load.unit, n: load.sessions * max(load.each, 1), rate: ">= 2", cpu: "less",
+			ours:   side{submitters(s.addr), s.pids, func() error { return s.empty(load.sessions * load.each) }},
+			theirs: side{submitters("127.0.0.1:25"), theirs, b.postfix.empty}}
+		if err := b.fight("secure", d); err != nil {
+			return err
+		}
 	}
 	return nil
 }
