@@ -81,6 +81,9 @@ var rfc5321 = timeouts{command: 5 * time.Minute, data: 2 * time.Minute, block: 3
 // another connection without it may do better.
 var ErrTLS = errors.New("TLS handshake failed")
 
+// ErrNoTLS is in the chain of an error of New when TLS is required and the server does not offer it.
+var ErrNoTLS = errors.New("no STARTTLS in its answer to EHLO")
+
 // Client is an open session. It is used by one goroutine at a time.
 type Client struct {
 	o    Options
@@ -198,7 +201,7 @@ func (c *Client) startTLS() *status.Error {
 		if c.o.TLS == Opportunistic {
 			return nil
 		}
-		return ours("4.7.4", "TLS is required, but the server does not offer it")
+		return status.Temporary(451, "4.7.4", "TLS is required, but the server does not offer it", fmt.Errorf("smtpclient: %w", ErrNoTLS))
 	}
 	rep, s := c.command("STARTTLS", "STARTTLS")
 	if s != nil && s.Code != 421 { // a server that offers it and cannot: as a handshake that fails

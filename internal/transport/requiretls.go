@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 
@@ -34,9 +35,10 @@ func unproven(domain string) *status.Error {
 	return status.Permanent(550, "5.7.10", "Message requires TLS, and nothing proves the mail hosts of "+domain, nil)
 }
 
-// insecure makes the failure of TLS with a server final for a secure message, as RFC 8689 4.2.1 has it. A connection that fails is another matter.
+// insecure makes it final for a secure message that a server offers no TLS, or has no certificate that verifies (RFC 8689 4.2.1). Whatever else fails on the way to
+// TLS may be the connection, this host that stops, or a server that cannot for now.
 func (w *attempt) insecure(s *status.Error) *status.Error {
-	noTLS := errors.Is(s, smtpclient.ErrTLS) || s.Enhanced == "4.7.4" || s.Enhanced == "4.7.5"
+	noTLS := errors.Is(s, smtpclient.ErrNoTLS) || errors.As(s, new(*tls.CertificateVerificationError))
 	if !w.r.secure() || w.o.Private || !noTLS {
 		return s
 	}

@@ -38,6 +38,7 @@ func TestRequireTLS(t *testing.T) {
 	const ignorant = tls + "S: 250 hub.example\nC. QUIT\nS: 221 bye"
 	const clear = "S: 220 hub.example\nC: EHLO me.example\nS| \"250-hub.example\\r\\n250 REQUIRETLS\\r\\n\"\n"
 	const strange = "S: 220 hub.example\nC: EHLO me.example\nS| \"250-hub.example\\r\\n250 STARTTLS\\r\\n\"\nC: STARTTLS\nS: 220 go\nNOTLS"
+	const before = "S: 220 hub.example\nC: EHLO me.example\nS| \"250-hub.example\\r\\n250 STARTTLS\\r\\n\"\nC: STARTTLS\n"
 	for _, tt := range []struct {
 		name, from, dest string
 		scripts          []string // of hub.example's addresses
@@ -52,6 +53,10 @@ func TestRequireTLS(t *testing.T) {
 			"550 5.7.10 Message requires TLS: TLS is required, but the server does not offer it at hub.example[127.0.0.1]:PORT"},
 		{"no certificate that verifies", "a@a.example", "smtp://hub.example", []string{strange}, false,
 			"550 5.7.10 Message requires TLS: The server's certificate does not verify at hub.example[127.0.0.1]:PORT"},
+		{"a handshake that breaks off", "a@a.example", "smtp://hub.example", []string{before + "S: 220 go\nCLOSE"}, true,
+			"454 4.7.5 TLS handshake failed at hub.example[127.0.0.1]:PORT"},
+		{"no TLS for now", "a@a.example", "smtp://hub.example", []string{before + "S: 454 4.7.5 try later\nCLOSE"}, true,
+			"451 4.7.5 STARTTLS refused: 454 4.7.5 try later at hub.example[127.0.0.1]:PORT"},
 		{"mail hosts", "a@a.example", "mx:b.example", []string{}, true, "550 5.7.10 Message requires TLS, and nothing proves the mail hosts of b.example"},
 		{"a bounce, to one that knows it", "", "smtp://hub.example", []string{strings.Replace(good, "<a@a.example>", "<>", 1)}, true, "250 taken (remote) at hub.example[127.0.0.1]:PORT"},
 		{"a bounce, in the clear", "", "mx:b.example", []string{clear + "C: MAIL FROM:<>\n" + accept}, true, "250 taken (remote) at hub.example[127.0.0.1]:PORT"},
