@@ -16,7 +16,7 @@ const module = "github.com/postel-mail/postel/"
 var floors = [][]string{
 	0: {"clock", "status", "address", "getopt"},
 	1: {"durable", "activation", "tablefile"},
-	2: {"sysexits", "envelope", "message", "mailbox", "destination", "saslclient", "password", "ledger"},
+	2: {"sysexits", "envelope", "message", "mailbox", "destination", "saslclient", "password", "ledger", "journal"},
 	3: {"sasl", "recode", "screen"},
 	4: {"channel", "guesses", "queue", "mx", "smtpclient", "maildir", "mbox", "alias", "userdb", "command", "dsn", "maillog", "config", "senders"},
 	5: {"logins", "confine", "smtpserver", "lmtpserver", "pop3server", "transport", "credentials", "mailstore", "hostlist", "submission", "listing", "trace"},

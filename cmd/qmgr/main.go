@@ -87,6 +87,13 @@ func work(ctx context.Context, p *program.Program, t *tables, mode runner.Mode, 
 		return err
 	}
 	defer spool.Close()
+	n, err := spool.Recover()
+	if n > 0 {
+		log.Recovered(n)
+	}
+	if err != nil {
+		log.Problem("", err)
+	}
 
 	var current atomic.Pointer[tables]
 	current.Store(t)

@@ -2,11 +2,13 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 
@@ -32,6 +34,7 @@ type smtpd struct {
 	spool      *queue.Spool   // nil with --check
 	path       string         // of the spool
 	ledger     *ledger.Ledger // nil where it cannot be used
+	started    sync.WaitGroup // the journal is made
 }
 
 func run(args []string) int {
@@ -41,9 +44,10 @@ func run(args []string) int {
 	d.Flags().BoolVar(&d.noScreen, "no-screen", false, "judge no client before its mail, whatever [screen] says")
 	d.AddTLS(465)
 	d.RunE = func(*cobra.Command, []string) error {
+		defer d.close()
 		return d.Run(daemon.Service{Load: d.load, Tune: d.tune, Bounds: d.bounds, Order: func() string { return d.spool.Order() }, Busy: func(c *config.Config) string {
 			return "421 4.3.2 " + c.Hostname + " has too many connections, try again later"
-		}})
+		}, Started: func() { d.started.Go(d.keepJournal) }})
 	}
 	return d.Main(args)
 }
@@ -66,6 +70,25 @@ func (d *smtpd) open(c *config.Config) (err error) {
 	}
 	d.spool.SetMinFree(int64(c.Limits.MinFree))
 	return nil
+}
+
+// keepJournal makes the queue faster. Without a journal all is the same but that.
+func (d *smtpd) keepJournal() {
+	n, err := d.spool.Recover()
+	if n > 0 {
+		d.Log.Recovered(n)
+	}
+	problem := func(err error) { d.Log.Problem("", err) }
+	if err = errors.Join(err, d.spool.StartJournal(problem)); err != nil {
+		problem(err)
+	}
+}
+
+func (d *smtpd) close() {
+	d.started.Wait()
+	if d.spool != nil {
+		d.spool.Close()
+	}
 }
 
 // bounds is what the server needs beside the queue.

@@ -64,6 +64,8 @@ type Service struct {
 	Busy func(c *config.Config) string
 	// Serve is used for a connection in the place of the engine; nil: the engine's.
 	Serve func(conn *activation.Conn)
+	// Started is called when the server listens, and not for a single session; may be nil.
+	Started func()
 	// Stopping is called when the server begins to stop; may be nil.
 	Stopping func()
 	// Tune sets what this server alone asks of its connections; may be nil.
@@ -127,6 +129,9 @@ func (d *Daemon) announce(a *activation.Server, s Service) (stop func()) {
 				order = s.Order()
 			}
 			d.Log.Start(process.Version, order)
+			if s.Started != nil {
+				s.Started()
+			}
 		}
 		d.Log.Listening(addr)
 	}

@@ -61,6 +61,23 @@ func OrderOf(d *Dir) (Order, string) {
 	return FsyncRenameFsync, fmt.Sprintf("file system %#x", uint64(fs.Type))
 }
 
+// InPlace reports whether d's file system is one of which it was tested that octets which are written over others, and flushed, cost no change of its own records.
+func InPlace(d *Dir) bool {
+	var fs unix.Statfs_t
+	return unix.Fstatfs(d.fd, &fs) == nil && (int64(fs.Type) == magicExt4 || int64(fs.Type) == magicXFS)
+}
+
+// Life tells one mount of a file system from any other, also on a kernel that was started later: while it is the same, what programs have done to files is to be seen,
+// flushed or not. "" where that cannot be told (before Linux 6.8).
+func Life(d *Dir) string {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	var st unix.Statx_t
+	if err != nil || unix.Statx(d.fd, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID_UNIQUE, &st) != nil || st.Mask&unix.STATX_MNT_ID_UNIQUE == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s %d", strings.TrimSpace(string(boot)), st.Mnt_id)
+}
+
 // FastCommits reports whether d is on an ext4 file system that has made fast commits, or whether that cannot be told. The feature shows nowhere
 // but in its counters, which stay zero without it and move at the first fsync with it: so a "no" is to be asked for again
 // after a fsync.

@@ -76,7 +76,7 @@ func (s *Selection) change(id string, verb Verb, log *maillog.Log) (what string,
 	by := fmt.Sprintf("%s by uid %d", done[verb], os.Getuid())
 	switch verb {
 	case Delete:
-		if err = m.Remove(); err == nil {
+		if err = m.Discard(); err == nil {
 			log.Removed(id, by)
 		}
 		return done[verb], named(id, err)

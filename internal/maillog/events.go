@@ -145,6 +145,9 @@ func (l *Log) Corrupt(id string, err error) {
 	l.event(failure, "corrupt", field{"id", id}, field{"text", err.Error()})
 }
 
+// Recovered: n messages were made again from a journal, which a power cut had taken out of the queue or torn there.
+func (l *Log) Recovered(n int) { l.event(warning, "recovered", field{"n", strconv.Itoa(n)}) }
+
 // Discarded: a file of user uid in SPOOL/drop, which is no message and was never one, was removed; text says what it was.
 func (l *Log) Discarded(name string, uid int, text string) {
 	l.event(warning, "discarded", field{"name", name}, field{"uid", strconv.Itoa(uid)}, field{"text", text})

@@ -6,6 +6,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/postel-mail/postel/internal/journal"
 )
 
 // TestFlusher: files that come while a batch is flushed are one batch, and each gets the outcome of its own flush.
@@ -29,7 +31,7 @@ func TestFlusher(t *testing.T) {
 	outcomes := make([]chan error, n)
 	for i, f := range files {
 		outcomes[i] = make(chan error, 1)
-		go func() { outcomes[i] <- fl.sync(f, 1) }()
+		go func() { outcomes[i] <- fl.sync(f, 1, journal.Record{}) }()
 	}
 	var waiting *batch
 	for count := 0; count < n; runtime.Gosched() {
@@ -39,7 +41,7 @@ func TestFlusher(t *testing.T) {
 		}
 		fl.mu.Unlock()
 	}
-	if err := fl.sync(files[0], together+1); err != nil {
+	if err := fl.sync(files[0], together+1, journal.Record{}); err != nil {
 		t.Errorf("a large file, which waits for nobody: %v", err)
 	}
 	fl.turn.Unlock()

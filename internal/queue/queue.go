@@ -10,6 +10,8 @@
 //	                                                 delivered (the client sends it again: a duplicate, never a loss), or
 //	                                                 torn, told by Size and Sum, and moved to corrupt/. With drop/ID beside it: as c, or b
 //	c collected queue/ID flushed, locked, drop/ID    as 3: Has finds it, drop/ID is removed before anything is claimed
+//	j noted     queue/ID not flushed, locked, noted  as 3: Recover makes the file again; forgotten when it is flushed
+//	            in a journal that is flushed
 //	3 queued    queue/ID flushed, unlocked           the client heard 250; from here the message is never lost
 //	4 claimed   queue/ID locked by the runner        as 3
 //	5 deferred  state/ID beside it                   as 3; without a readable state every recipient counts as waiting
@@ -102,8 +104,11 @@ func Open(path string) (s *Spool, err error) {
 // SetMinFree sets the space in octets below which new messages are refused with 452 4.3.1, or the bound that MinFree stands for; at first there is none.
 func (s *Spool) SetMinFree(octets int64) { s.minFree.Store(octets) }
 
-// Close closes the spool's folders. Writers and messages that are still open stay usable only for closing.
+// Close ends the journal, where there is one, and closes the spool's folders. Writers and messages that are still open stay usable only for closing.
 func (s *Spool) Close() {
+	if j := s.flusher.journals.Swap(nil); j != nil {
+		_ = j.close() // a journal that is left is for the next start
+	}
 	for _, d := range []*durable.Dir{s.dir, s.tmp, s.queue, s.state, s.corrupt} {
 		if d != nil {
 			d.Close()
@@ -240,7 +245,7 @@ func each(d *durable.Dir, yield func(id string, inode uint64) bool) error {
 }
 
 // Clean removes what crashes left behind, an hour later: files in tmp/ without a lock, in state/ those that were never finished or
-// whose message is gone, and in wait/ what nobody reads.
+// whose message is gone, in wait/ what nobody reads, and in journal/ what says that a message was removed.
 func (s *Spool) Clean() error {
 	var failed []error
 	err := s.tmp.Names(func(name string) bool {
@@ -271,7 +276,7 @@ func (s *Spool) Clean() error {
 		}
 		return true
 	})
-	return errors.Join(append(failed, err, err2, s.cleanWait())...)
+	return errors.Join(append(failed, err, err2, s.cleanWait(), s.cleanJournal())...)
 }
 
 func old(f *os.File) bool {
@@ -318,9 +323,6 @@ func NewID(t time.Time) string {
 func ValidID(s string) bool {
 	return len(s) == IDLength && strings.Trim(s, alphabet) == ""
 }
-
-// SyncRemoved makes it last that messages were removed: else a power cut may bring them back.
-func (s *Spool) SyncRemoved() error { return s.queue.Sync() }
 
 // Arrival is when the message with that id arrived, as its id says it; the zero time where it is not an id.
 func Arrival(id string) time.Time {

@@ -1,7 +1,6 @@
 package queue
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +9,7 @@ import (
 	"github.com/postel-mail/postel/internal/clock"
 	"github.com/postel-mail/postel/internal/durable"
 	"github.com/postel-mail/postel/internal/envelope"
+	"github.com/postel-mail/postel/internal/journal"
 	"github.com/postel-mail/postel/internal/status"
 )
 
@@ -20,7 +20,10 @@ const (
 	headLength = len(magic) + len("Size: \nSum: \n") + 20 + 8
 )
 
-var buffers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 64<<10) }}
+// buffer holds a message that a journal can have, as nearly all are, until its end: so it is written once, with its head.
+type buffer [journal.MaxData]byte
+
+var buffers = sync.Pool{New: func() any { return new(buffer) }}
 
 // Writer is a message on its way into the queue, or into the drop directory.
 type Writer struct {
@@ -28,7 +31,8 @@ type Writer struct {
 	dir   *durable.Dir // where it is written
 	id    string
 	file  *os.File
-	buf   *bufio.Writer
+	buf   *buffer
+	held  int // octets in buf, which are not in the file
 	sum   *checksum
 	total int64 // octets behind the head
 	body  int64 // of these, the message
@@ -73,9 +77,8 @@ func begin(to target, dir *durable.Dir, e *envelope.Envelope) (*Writer, error) {
 		w.Abort()
 		return nil, failed(err)
 	}
-	w.buf = buffers.Get().(*bufio.Writer)
-	w.buf.Reset(f)
-	_, _ = fmt.Fprintf(w.buf, headFormat, 0, 0) // the error sticks in buf
+	w.buf = buffers.Get().(*buffer)
+	w.buffer(fmt.Appendf(nil, headFormat, 0, 0))
 	w.put(append(e.AppendText(nil), '\n'))
 	return w, nil
 }
@@ -121,9 +124,27 @@ func (w *Writer) Write(p []byte) (int, error) {
 func (w *Writer) put(p []byte) {
 	w.sum.Write(p)
 	w.total += int64(len(p))
-	if _, err := w.buf.Write(p); err != nil {
+	w.buffer(p)
+}
+
+// buffer adds octets to what is to be written.
+func (w *Writer) buffer(p []byte) {
+	for w.err == nil {
+		n := copy(w.buf[w.held:], p)
+		w.held += n
+		if p = p[n:]; len(p) == 0 {
+			return
+		}
+		w.spill()
+	}
+}
+
+// spill writes what is in the buffer.
+func (w *Writer) spill() {
+	if _, err := w.file.Write(w.buf[:w.held]); err != nil {
 		w.err = failed(err)
 	}
+	w.held = 0
 }
 
 // Commit puts the message into the queue. When it returns nil the message survives a power cut and the runner has been
@@ -144,14 +165,29 @@ func (w *Writer) Commit() error {
 }
 
 func (w *Writer) commit() error {
-	if err := w.buf.Flush(); err != nil {
-		return err
+	head := fmt.Appendf(nil, headFormat, w.total, w.sum.Sum32())
+	if w.record().Data != nil {
+		copy(w.buf[:], head)
+		if _, err := w.file.Write(w.buf[:w.held]); err != nil {
+			return err
+		}
+		return w.to.publish(w)
 	}
-	head := fmt.Sprintf(headFormat, w.total, w.sum.Sum32())
-	if _, err := w.file.WriteAt([]byte(head), 0); err != nil {
+	if w.spill(); w.err != nil {
+		return w.err
+	}
+	if _, err := w.file.WriteAt(head, 0); err != nil {
 		return err
 	}
 	return w.to.publish(w)
+}
+
+// record is the message for a journal; without octets where it is larger than the buffer.
+func (w *Writer) record() journal.Record {
+	if int64(w.held) < int64(headLength)+w.total {
+		return journal.Record{}
+	}
+	return journal.Record{Name: w.id, Data: w.buf[:w.held]}
 }
 
 func (s *Spool) wake(id string) { s.Trigger(id) }
@@ -170,7 +206,7 @@ func (s *Spool) publish(w *Writer) error {
 	if err := s.tmp.Rename(w.id, s.queue, w.id); err != nil {
 		return err
 	}
-	err := s.named(w.id, s.flush(func() error { return s.flusher.sync(w.file, w.total) }))
+	err := s.named(w.id, s.flush(func() error { return s.flusher.sync(w.file, w.total, w.record()) }))
 	s.confirm.Do(s.confirmOrder)
 	if err == nil && durable.Order(s.order.Load()) == durable.FsyncRenameFsync { // the one flush was not enough after all
 		err = s.named(w.id, errors.Join(s.flush(w.file.Sync), s.flush(s.queue.Sync)))
@@ -207,7 +243,6 @@ func (w *Writer) Abort() {
 
 func (w *Writer) close() {
 	if w.buf != nil {
-		w.buf.Reset(nil)
 		buffers.Put(w.buf)
 		w.buf = nil
 	}

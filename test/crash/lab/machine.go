@@ -32,6 +32,7 @@ type kind struct {
 	faulty       bool     // the file system itself loses things now and then
 	settled      bool     // nothing is promised for new folders, nor beside programs that remove files
 	stepped      bool     // programs are stopped at every call on it
+	noted        bool     // a server keeps a journal on it
 	tests        []func(*machine, *plan) error
 }
 
@@ -47,8 +48,8 @@ func ext4(features ...string) []string {
 // Of xfs, log recovery leaves a block as it is whose first sector is new: it does not reckon with torn ones. With fast_commit the fsync of ext4 in Linux
 // 6.18 returns too early now and then, whatever is flushed and in what order, and what its recovery makes of a journal does not always mount.
 var kinds = []kind{
-	{name: "ext4", fstype: "ext4", size: 32 << 20, mkfs: ext4("-J", "size=4"), options: "commit=300", whole: sector, order: oneFlush, stepped: true},
-	{name: "xfs", fstype: "xfs", size: 304 << 20, mkfs: []string{"mkfs.xfs", "-q", "-f", "-K"}, options: "nouuid", whole: page, order: oneFlush},
+	{name: "ext4", fstype: "ext4", size: 48 << 20, mkfs: ext4("-J", "size=4"), options: "commit=300", whole: sector, order: oneFlush, stepped: true, noted: true},
+	{name: "xfs", fstype: "xfs", size: 304 << 20, mkfs: []string{"mkfs.xfs", "-q", "-f", "-K"}, options: "nouuid", whole: page, order: oneFlush, noted: true},
 	{name: "btrfs", fstype: "btrfs", size: 120 << 20, mkfs: []string{"mkfs.btrfs", "-q", "-f", "-M"}, options: "commit=300", whole: sector, order: oneFlush},
 	{name: "ext4-fast_commit", fstype: "ext4", size: 32 << 20, mkfs: ext4("-J", "size=4", "-O", "fast_commit"), options: "commit=300", whole: sector,
 		order: twoFlushes, faulty: true},

@@ -258,6 +258,9 @@ func (m *machine) power(p *plan) error {
 		}
 	}
 	fmt.Printf("%-17s power cut: %v; %s, %d flushes for %d letters; %.1f s\n", m.kind.name, &all, order, flushes, letters, clock.Since(began).Seconds())
+	if m.kind.noted != (all.recovered > 0) {
+		return fmt.Errorf("%d letters were made again out of a journal", all.recovered)
+	}
 	return all.err(m.kind)
 }
 

@@ -94,6 +94,7 @@ type findings struct {
 	lost, half               int
 	again, doubled           int // sent once more to the next hop; stored once more
 	torn                     int // files that a runner cannot take, none of them answered for
+	recovered                int // out of the journal of a server
 	unmountable, left, other int // states that did not mount; messages left in the queue; failures of programs
 	details                  []string
 }
@@ -111,6 +112,7 @@ func (f *findings) add(g findings) {
 	f.again += g.again
 	f.doubled += g.doubled
 	f.torn += g.torn
+	f.recovered += g.recovered
 	f.unmountable += g.unmountable
 	f.left += g.left
 	f.other += g.other
@@ -135,7 +137,7 @@ func (f *findings) err(k kind) error {
 }
 
 func (f *findings) String() string {
-	text := fmt.Sprintf("%d states, %d promises: %d lost, %d half, %d twice in a mailbox; %d sent twice, %d torn", f.states, f.promises, f.lost, f.half, f.doubled, f.again, f.torn)
+	text := fmt.Sprintf("%d states, %d promises: %d lost, %d half, %d twice in a mailbox; %d sent twice, %d torn, %d made again", f.states, f.promises, f.lost, f.half, f.doubled, f.again, f.torn, f.recovered)
 	for _, more := range []struct {
 		n    int
 		what string
@@ -202,6 +204,13 @@ func (m *machine) goOn(s state, f *findings) (*found, error) {
 		f.note(s, &f.other, "qmgr exits %d (%v)", status, err)
 	}
 	got.log = log
+	if _, rest, ok := strings.Cut(log, " event=recovered n="); ok {
+		var n int
+		if _, err := fmt.Sscan(rest, &n); err != nil {
+			return got, err
+		}
+		f.recovered += n
+	}
 	for _, message := range hop.Messages() {
 		l, whole := identify([]byte(message.Text))
 		got.sent[l]++
