@@ -11,6 +11,7 @@
 //	memory   what a message of 50 MiB takes of each program
 //	sessions the memory of smtpd with many open sessions, and behind them
 //	hostile  20 good clients of smtpd among 2,000 hostile ones
+//	soak     smtpd and qmgr for a long time, among clients of all kinds: what is lost, and what is left
 //	folder   the queue's calls at 10,000, 100,000 and 1,000,000 messages
 //	million  a runner's start with 1,000,000 deferred messages, its memory, and mailq's
 package main
@@ -40,14 +41,15 @@ func run() int {
 	flag.StringVar(&b.dma, "dma", "", "root of a dma")
 	flag.IntVar(&b.rounds, "rounds", 5, "interleaved rounds")
 	flag.IntVar(&b.million, "million", 1000000, "how many messages the large queue has")
-	parts := flag.String("parts", "start,submit,socket,accept,secure,relay,dead,memory,sessions,hostile,folder,million", "what to measure")
+	parts := flag.String("parts", "start,submit,socket,accept,secure,relay,dead,memory,sessions,hostile,soak,folder,million", "what to measure")
 	flag.IntVar(&b.seconds, "seconds", 60, "how long the hostile clients stay")
+	flag.IntVar(&b.soaked, "soak", 600, "how long the soak is, in seconds")
 	against := flag.String("herd", "", "be the hostile clients of that server")
 	flag.Parse()
 	if *against != "" {
 		herd(*against)
 	}
-	all := map[string]func() error{"start": b.start, "submit": b.submit, "socket": b.socket, "accept": b.accept, "secure": b.secure, "relay": b.relay, "dead": b.dead, "memory": b.memory, "sessions": b.sessions, "hostile": b.hostile, "folder": b.folder, "million": b.deferred}
+	all := map[string]func() error{"start": b.start, "submit": b.submit, "socket": b.socket, "accept": b.accept, "secure": b.secure, "relay": b.relay, "dead": b.dead, "memory": b.memory, "sessions": b.sessions, "hostile": b.hostile, "soak": b.soak, "folder": b.folder, "million": b.deferred}
 	errs := []error{b.prepare()}
 	for part := range strings.SplitSeq(*parts, ",") {
 		do := all[part]
@@ -69,7 +71,7 @@ func run() int {
 type bench struct {
 	bin, dir, large, cold, fill, dma, dovecot string
 	postfix                                   postfix
-	rounds, million, seconds                  int
+	rounds, million, seconds, soaked          int
 	filled                                    int // messages in the large queue
 }
 
