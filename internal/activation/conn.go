@@ -28,7 +28,7 @@ const (
 // Conn is the guard between a protocol engine and the network. It is a net.Conn with four rules of its own:
 //
 // After a Read has failed every Read fails in the same way, so that what a client sends behind a timeout is never taken for
-// commands. Writes are held back until the next Read, 8 KiB, Flush or Close, so that replies to pipelined commands share a packet
+// commands; after a write has failed, every write and Read, so that no later reply is taken for one that was cut off. Writes are held back until the next Read, 8 KiB, Flush or Close, so that replies to pipelined commands share a packet
 // (RFC 2920). Timeouts roll: each raw read and write gets the time anew. And Close lets the peer read the last reply, which a plain close with
 // unread input would take away.
 //
@@ -45,8 +45,9 @@ type Conn struct {
 	readErr error
 	sawEOF  atomic.Bool
 
-	wmu sync.Mutex // out
-	out []byte
+	wmu      sync.Mutex // out and writeErr
+	out      []byte
+	writeErr error
 
 	mu       sync.Mutex // what follows
 	timeout  time.Duration
@@ -254,7 +255,7 @@ func (c *Conn) Flush() error {
 
 func (c *Conn) flush() error {
 	if len(c.out) == 0 {
-		return nil
+		return c.writeErr
 	}
 	_, err := c.write(c.out)
 	c.out = c.out[:0]
@@ -264,6 +265,10 @@ func (c *Conn) flush() error {
 // write sends p in pieces, so that the timeout is one of progress.
 func (c *Conn) write(p []byte) (n int, err error) {
 	const piece = 64 << 10
+	if c.writeErr != nil {
+		return 0, c.writeErr
+	}
+	defer func() { c.writeErr = err }()
 	for n < len(p) && err == nil {
 		c.mu.Lock()
 		var t time.Time

@@ -412,3 +412,38 @@ func TestDrainEndsAWaitingPipe(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// brokenPipe fails the first write.
+type brokenPipe struct {
+	net.Conn
+	writes int
+}
+
+func (b *brokenPipe) Write(p []byte) (int, error) {
+	if b.writes++; b.writes == 1 {
+		return 1, os.ErrDeadlineExceeded
+	}
+	return len(p), nil
+}
+
+// TestWriteErrorsStay: nothing is written behind a reply that was cut off, and nothing read.
+func TestWriteErrorsStay(t *testing.T) {
+	ours, theirs := net.Pipe()
+	defer theirs.Close()
+	raw := &brokenPipe{Conn: ours}
+	c := NewConn(raw)
+	defer c.Close()
+	if _, err := c.Write([]byte("250 one\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Flush(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("Flush: %v", err)
+	}
+	_, _ = c.Write([]byte("250 two\r\n"))
+	if err := c.Flush(); !errors.Is(err, os.ErrDeadlineExceeded) || raw.writes != 1 {
+		t.Errorf("then Flush: %v, %d writes", err, raw.writes)
+	}
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("Read: %v", err)
+	}
+}

@@ -38,6 +38,9 @@ func (s *session) doAUTH(arg string) error {
 	case !s.protected():
 		return errNeedTLS
 	}
+	if arg == "" {
+		return syntax("5.5.4", "Syntax: AUTH MECHANISM [RESPONSE]", nil)
+	}
 	name, first, hasFirst := strings.Cut(arg, " ")
 	attempt := &attempt{session: s, Login: s.srv.Guesses.Attempt(netip.Addr{}, "")} // of nobody, until the client says who
 	on := channel.Of(s.tls)

@@ -167,7 +167,14 @@ func (s *session) doVRFY(arg string) error {
 }
 
 func (s *session) doHELP(string) error {
-	s.reply(214, "2.0.0", "postel", "Commands: HELO EHLO MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP STARTTLS AUTH", "See RFC 5321")
+	commands := "Commands: HELO EHLO MAIL RCPT DATA BDAT RSET NOOP QUIT VRFY HELP"
+	if s.srv.TLS != nil && s.tls == nil {
+		commands += " STARTTLS"
+	}
+	if len(s.mechanisms()) > 0 {
+		commands += " AUTH"
+	}
+	s.reply(214, "2.0.0", "postel", commands, "See RFC 5321")
 	return nil
 }
 

@@ -2,6 +2,7 @@ package smtpserver
 
 import (
 	"bytes"
+	"fmt"
 	"runtime"
 	"strconv"
 	"strings"
@@ -19,8 +20,9 @@ var (
 	errNoRcpt   = status.Permanent(554, "5.5.1", "No valid recipients", nil)
 )
 
-func tooLarge() error {
-	return status.Permanent(552, "5.3.4", "Message is larger than this server takes", nil)
+// tooLarge is the answer to a message of more than max octets; cause has what is known of its size.
+func tooLarge(max int64, cause error) error {
+	return status.Permanent(552, "5.3.4", fmt.Sprintf("Message is larger than the %d octets that this server takes", max), cause)
 }
 
 // scanner tells a message from what is around it and from what may not be in it. Only CR LF "." CR LF ends DATA, and
@@ -116,7 +118,7 @@ func (t *transfer) add(out []byte, max int64) {
 	case t.bad != nil:
 		t.fail(t.bad)
 	case t.size > max:
-		t.fail(tooLarge())
+		t.fail(tooLarge(max, nil))
 	case t.intake != nil:
 		if err := t.intake.write(out); err != nil {
 			t.fail(err)
@@ -186,14 +188,14 @@ func (s *session) begin(dots bool) (*transfer, error) {
 func (s *session) more(t *transfer) error {
 	if t.raw > 2*s.srv.MaxSize+maxSkip {
 		s.end("message far too large")
-		t.fail(tooLarge())
+		t.fail(tooLarge(s.srv.MaxSize, nil))
 		return t.err
 	}
 	if t.err != nil && s.guard.Crowded() { // there is no time to read what is refused
 		s.end("refused message not read to its end")
 		return t.err
 	}
-	s.guard.Until(t.began.Add(dataTime + time.Duration(t.raw/dataRate)*time.Second))
+	s.guard.Until(t.until())
 	if t.raw >= maxCommand {
 		s.grow()
 	}
@@ -206,13 +208,18 @@ func (s *session) more(t *transfer) error {
 	return nil
 }
 
-// turn waits until a long message may be looked at under stress, when few are at once, so that who floods keeps no short one waiting.
-func (s *session) turn(t *transfer) (over func()) {
-	if t.raw < maxCommand || !s.guard.Crowded() {
-		return func() {}
+// until is when all of the message has to be here, as much as there is of it.
+func (t *transfer) until() time.Time {
+	return t.began.Add(dataTime + time.Duration(t.raw/dataRate)*time.Second)
+}
+
+// inTurn looks at a part of a message, when few do at once: under stress, and where the message is long, so that who floods keeps no short one waiting.
+func (s *session) inTurn(t *transfer, look func()) {
+	if t.raw >= maxCommand && s.guard.Crowded() {
+		turns <- struct{}{}
+		defer func() { <-turns }()
 	}
-	turns <- struct{}{}
-	return func() { <-turns }
+	look()
 }
 
 var turns = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
@@ -220,7 +227,7 @@ var turns = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
 func (s *session) doDATA(arg string) error {
 	switch {
 	case arg != "":
-		return errArguments
+		return s.noData(errArguments)
 	case s.env == nil || s.xfer != nil || s.env.Body == "BINARYMIME": // RFC 3030 3
 		return s.noData(errSequence)
 	case len(s.env.Rcpts) == 0:
@@ -228,19 +235,22 @@ func (s *session) doDATA(arg string) error {
 	}
 	t, err := s.begin(true)
 	if err != nil {
-		s.refuse(s.noData(err), nil, nil)
+		s.refuseMessage(s.noData(err))
 		s.reset()
 		return nil
 	}
 	s.xfer = t
 	s.reply(354, "", "End data with <CR><LF>.<CR><LF>")
 	for {
-		over := s.turn(t)
-		out, n, done := t.scan(s.pending())
-		s.take(n)
-		t.raw += int64(n)
-		t.add(out, s.srv.MaxSize)
-		over()
+		var n int
+		var done bool
+		s.inTurn(t, func() {
+			var out []byte
+			out, n, done = t.scan(s.pending())
+			s.take(n)
+			t.raw += int64(n)
+			t.add(out, s.srv.MaxSize)
+		})
 		if done {
 			return s.finish(t)
 		}
@@ -271,7 +281,7 @@ func (s *session) finish(t *transfer) error {
 		s.end("message with a bare CR, bare LF or NUL")
 	}
 	if t.err != nil {
-		s.refuse(t.err, nil, nil)
+		s.refuseMessage(t.err)
 	}
 	return nil
 }
@@ -300,7 +310,7 @@ func (s *session) doBDAT(arg string) error {
 			s.xfer = t
 		}
 		if err != nil {
-			t = &transfer{err: err, began: clock.Now()}
+			t = &transfer{err: err, binary: s.env != nil && s.env.Body == "BINARYMIME", began: clock.Now()}
 		}
 	}
 	if err := s.chunk(t, size); err != nil || t.err != nil {
@@ -325,18 +335,22 @@ func (s *session) chunk(t *transfer, size int64) error {
 			continue
 		}
 		b = b[:min(int64(len(b)), size)]
-		over := s.turn(t)
-		out, n := b, len(b)
-		if !t.binary {
-			out, n, _ = t.scan(b)
-		} else if head := t.header.Within(b); head > 0 {
-			out, n, _ = t.scan(b[:head])
-		}
-		s.take(n)
-		t.raw += int64(n)
-		size -= int64(n)
-		t.add(out, s.srv.MaxSize)
-		over()
+		s.inTurn(t, func() {
+			out, n := b, len(b)
+			switch {
+			case t.binary && t.err != nil: // thrown away, whatever it is
+			case !t.binary:
+				out, n, _ = t.scan(b)
+			default:
+				if head := t.header.Within(b); head > 0 {
+					out, n, _ = t.scan(b[:head])
+				}
+			}
+			s.take(n)
+			t.raw += int64(n)
+			size -= int64(n)
+			t.add(out, s.srv.MaxSize)
+		})
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package smtpserver
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,7 +32,7 @@ func (s *session) doMAIL(arg string) error {
 	}
 	from, rest, err := address.ParseReverse(path)
 	if err != nil {
-		return syntax("5.1.7", "Bad sender address", err)
+		return syntax("5.1.7", "Bad sender address", fmt.Errorf("%w: %.300q", err, path))
 	}
 	e := &envelope.Envelope{From: from, Client: s.guard.Client(), Auth: s.login, UID: s.guard.UID()}
 	err = params(rest, false, func(name, value string) error { return s.mailParam(e, name, value) })
@@ -66,7 +67,7 @@ func (s *session) doRCPT(arg string) error {
 	}
 	to, rest, err := address.ParseForward(path)
 	if err != nil {
-		return syntax("5.1.3", "Bad recipient address", err)
+		return syntax("5.1.3", "Bad recipient address", fmt.Errorf("%w: %.300q", err, path))
 	}
 	r := envelope.Recipient{To: to}
 	err = params(rest, s.env.SMTPUTF8, func(name, value string) error { return rcptParam(&r, name, value) })
@@ -75,6 +76,9 @@ func (s *session) doRCPT(arg string) error {
 	}
 	if err == nil && len(s.env.Rcpts) >= s.srv.MaxRecipients {
 		err = status.Temporary(452, "4.5.3", "Too many recipients", nil)
+		if s.over++; s.over <= maxOver {
+			s.errors--
+		}
 	}
 	if err == nil {
 		err = s.rated(450, "recipients", s.srv.Rates.Recipients)
@@ -164,8 +168,8 @@ func validParam(name, value string, raw bool) bool {
 }
 
 // unknownParam is the answer to a parameter or value that was not offered (RFC 5321 4.1.1.11).
-func unknownParam() error {
-	return status.Permanent(555, "5.5.4", "Parameter not recognized or not implemented", nil)
+func unknownParam(name string) error {
+	return status.Permanent(555, "5.5.4", "Parameter not recognized or not implemented", fmt.Errorf("%.100s", name))
 }
 
 func (s *session) mailParam(e *envelope.Envelope, name, value string) (err error) {
@@ -176,7 +180,7 @@ func (s *session) mailParam(e *envelope.Envelope, name, value string) (err error
 			return bad
 		}
 		if n, err := strconv.ParseInt(value, 10, 64); err != nil || n > s.srv.MaxSize {
-			return tooLarge()
+			return tooLarge(s.srv.MaxSize, fmt.Errorf("SIZE=%s", value))
 		}
 	case "BODY": // RFC 6152, RFC 3030
 		switch e.Body = strings.ToUpper(value); e.Body {
@@ -192,7 +196,7 @@ func (s *session) mailParam(e *envelope.Envelope, name, value string) (err error
 		}
 	case "REQUIRETLS": // RFC 8689
 		if s.tls == nil {
-			return unknownParam()
+			return unknownParam(name)
 		}
 		if e.RequireTLS = true; value != "" {
 			return bad
@@ -207,20 +211,20 @@ func (s *session) mailParam(e *envelope.Envelope, name, value string) (err error
 		}
 	case "XWAIT": // sendmail --wait
 		if !s.mayWait() {
-			return unknownParam()
+			return unknownParam(name)
 		}
 		if e.Wait = value; !envelope.ValidWait(value) {
 			return bad
 		}
 	case "AUTH": // RFC 4954 5: nobody here is trusted to say it for another, so it is read and dropped
 		if len(s.mechanisms()) == 0 {
-			return unknownParam()
+			return unknownParam(name)
 		}
 		if _, err := envelope.DecodeXtext(value); err != nil || value == "" {
 			return bad
 		}
 	default:
-		return unknownParam()
+		return unknownParam(name)
 	}
 	return nil
 }
@@ -237,7 +241,7 @@ func rcptParam(r *envelope.Recipient, name, value string) (err error) {
 			return bad
 		}
 	default:
-		return unknownParam()
+		return unknownParam(name)
 	}
 	return nil
 }

@@ -85,7 +85,9 @@ func (s *session) recipient(p address.Path) (address.Path, error) {
 	if err != nil {
 		return p, syntax("5.1.3", "Bad recipient address", err)
 	}
+	onward := strings.ContainsAny(p.Local, "@%!") && !s.trusted() // a way on from there, which the next hop may open to us alone
 	switch {
+	case s.srv.Domains[domain] && s.srv.Verify == nil && onward:
 	case s.srv.Domains[domain]:
 		if s.srv.Verify == nil || strings.EqualFold(p.Local, "postmaster") { // RFC 5321 4.5.1
 			return p, nil
@@ -95,7 +97,7 @@ func (s *session) recipient(p address.Path) (address.Path, error) {
 		return p, s.srv.Verify(ctx, p)
 	case s.trusted():
 		return p, nil
-	case s.srv.RelayDomains[domain] && !strings.ContainsAny(p.Local, "@%!"): // a way on from there, which the next hop may open to us alone
+	case s.srv.RelayDomains[domain] && !onward:
 		if s.srv.VerifyRelay == nil {
 			return p, nil
 		}

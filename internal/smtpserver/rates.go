@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/postel-mail/postel/internal/activation"
+	"github.com/postel-mail/postel/internal/clock"
 	"github.com/postel-mail/postel/internal/ledger"
 	"github.com/postel-mail/postel/internal/status"
 )
@@ -57,6 +58,15 @@ func (s *session) maxIdle() int {
 		return crowdedIdle
 	}
 	return maxIdle
+}
+
+// until is when the next command has to be here. Between the chunks of a message its own time runs on.
+func (s *session) until() time.Time {
+	t := clock.Now().Add(s.patience())
+	if s.xfer != nil && s.xfer.until().Before(t) {
+		return s.xfer.until()
+	}
+	return t
 }
 
 // patience is how long a command may take. Between transactions the guard knows to hurry.

@@ -23,7 +23,6 @@
 package smtpserver
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -34,7 +33,6 @@ import (
 
 	"github.com/postel-mail/postel/internal/activation"
 	"github.com/postel-mail/postel/internal/address"
-	"github.com/postel-mail/postel/internal/clock"
 	"github.com/postel-mail/postel/internal/envelope"
 	"github.com/postel-mail/postel/internal/guesses"
 	"github.com/postel-mail/postel/internal/maillog"
@@ -95,6 +93,7 @@ type Server struct {
 const (
 	maxErrors   = 20               // refused commands; an accepted recipient makes good for one,
 	maxGood     = 100              // as many as these do
+	maxOver     = 1000             // recipients too many that are no errors: the client comes again with these (RFC 5321 4.5.3.1.10)
 	maxIdle     = 100              // commands without a message in between
 	maxLogins   = 5                // failed ones
 	dataTime    = 10 * time.Minute // for the whole of a message, and besides
@@ -116,6 +115,7 @@ type session struct {
 	errors int
 	rcpts  int // accepted, in all transactions, each once in each
 	idle   int // commands since the last message
+	over   int // recipients of the transaction beyond MaxRecipients
 
 	env  *envelope.Envelope // the transaction: MAIL was accepted; nil outside
 	user string             // of the submission server, whose message it is: login, or the name of a user of this host; "" where nobody is bound
@@ -201,11 +201,13 @@ func (s *session) command() {
 
 // readLine reads a command line or a line of AUTH. An error has ended the session, or is a refusal.
 func (s *session) readLine(max int) (string, error) {
-	s.guard.Until(clock.Now().Add(s.patience()))
+	s.guard.Until(s.until())
 	line, err := s.line(max)
 	switch {
 	case err == nil:
 		return line, nil
+	case errors.Is(err, errLong) && max == maxAuth:
+		return "", status.Permanent(500, "5.5.6", "Line too long", nil) // RFC 4954 4
 	case errors.Is(err, errLong):
 		return "", status.Permanent(500, "5.5.2", "Line too long", nil)
 	case errors.Is(err, errFlood):
@@ -236,7 +238,22 @@ func (s *session) end(why string) {
 	}
 }
 
-// refuse answers and logs a refusal. from and to are nil where they are not known.
+// maxTold is how many recipients of a message are named in the log that it was refused for.
+const maxTold = 10
+
+// refuseMessage answers and logs the refusal of the message of the transaction, for each recipient.
+func (s *session) refuseMessage(err error) {
+	if s.env == nil || len(s.env.Rcpts) == 0 {
+		s.refuse(err, nil, nil)
+		return
+	}
+	for _, r := range s.env.Rcpts[1:min(len(s.env.Rcpts), maxTold)] {
+		s.srv.Log.Refused(s.env.ID, s.guard.Client(), &s.env.From, &r.To, status.Of(err))
+	}
+	s.refuse(err, &s.env.From, &s.env.Rcpts[0].To)
+}
+
+// refuse answers and logs a refusal. from and to are nil where they are not known, or where it is not about them.
 func (s *session) refuse(err error, from, to *address.Path) {
 	if errors.Is(err, errGone) {
 		return
@@ -246,7 +263,6 @@ func (s *session) refuse(err error, from, to *address.Path) {
 	id := ""
 	if s.env != nil {
 		id = s.env.ID
-		from = cmp.Or(from, &s.env.From)
 	}
 	s.srv.Log.Refused(id, s.guard.Client(), from, to, st)
 	s.reply(st.Code, st.Enhanced, st.Text)
@@ -257,7 +273,7 @@ func (s *session) reset() {
 	if s.xfer != nil {
 		s.xfer.abort()
 	}
-	s.env, s.xfer = nil, nil
+	s.env, s.xfer, s.over = nil, nil, 0
 }
 
 // keyword is the protocol of RFC 3848 and RFC 6531 4.3 that the session speaks.

@@ -372,7 +372,7 @@ func TestLimits(t *testing.T) {
 		c.do("AUTH PLAIN "+strings.Repeat("A", maxAuth-100), "501 5.5.2 Malformed")
 		c.do("AUTH PLAIN "+strings.Repeat("A", maxAuth), "500 5.5.2 Line too long")
 		c.do("AUTH LOGIN", "334")
-		c.do(strings.Repeat("A", maxAuth), "500 5.5.2 Line too long")
+		c.do(strings.Repeat("A", maxAuth), "500 5.5.6 Line too long")
 		c.do("AUTH LOGIN", "334")
 		c.do("Ym9i", "334")
 		c.do("c2VjcmV0", "235")

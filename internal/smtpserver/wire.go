@@ -88,12 +88,13 @@ func (w *wire) grow() {
 	w.r, w.buf = 0, block[:]
 }
 
-// release gives the block back when nothing is in it, so that an idle session holds none.
+// release gives the block back when no more is in it than the small buffer holds, so that an idle session has none.
 func (w *wire) release() {
-	if len(w.buf) > len(w.small) && w.r == w.w {
-		blocks.Put((*[32 << 10]byte)(w.buf))
-		w.buf = w.small[:]
-		w.r, w.w = 0, 0
+	if len(w.buf) > len(w.small) && len(w.pending()) < len(w.small) {
+		block := (*[32 << 10]byte)(w.buf)
+		w.w = copy(w.small[:], w.pending())
+		w.r, w.buf = 0, w.small[:]
+		blocks.Put(block)
 	}
 }
 
@@ -130,11 +131,20 @@ func isAuth(b []byte) bool { return len(b) > 5 && bytes.EqualFold(b[:5], []byte(
 
 // skipLine takes the rest of a line.
 func (w *wire) skipLine() error {
+	cr := false // the octet before b was one
 	for skipped := 0; skipped < maxSkip; {
 		b := w.pending()
 		if i := bytes.IndexByte(b, '\n'); i >= 0 {
-			w.take(i + 1)
+			if i > 0 {
+				cr = b[i-1] == '\r'
+			}
+			if w.take(i + 1); !cr {
+				return errBare
+			}
 			return errLong
+		}
+		if len(b) > 0 {
+			cr = b[len(b)-1] == '\r'
 		}
 		skipped += len(b)
 		w.take(len(b))
