@@ -6,6 +6,7 @@
 package activation
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -373,7 +374,8 @@ func ucspiAddr() (net.Addr, error) {
 func listen(addr string) (net.Listener, error) {
 	path, ok := strings.CutPrefix(addr, "unix:")
 	if !ok {
-		return net.Listen("tcp", addr)
+		// No keep-alive, which takes four calls for each connection: a session has its own times, and ends by them.
+		return (&net.ListenConfig{KeepAlive: -1}).Listen(context.Background(), "tcp", addr)
 	}
 	l, err := net.Listen("unix", path)
 	if errors.Is(err, unix.EADDRINUSE) { // left behind by a crash, unless somebody answers
