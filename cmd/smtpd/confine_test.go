@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +12,35 @@ import (
 
 	llsys "github.com/landlock-lsm/go-landlock/landlock/syscall"
 )
+
+// TestConfineSocket: a server that gets its socket from systemd tells what it is confined to, as another does.
+func TestConfineSocket(t *testing.T) {
+	h := newHost(t)
+	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	f, err := l.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	c := h.command("--idle-exit", "1s")
+	c.Env, c.ExtraFiles = append(c.Env, "LISTEN_FDS=1"), []*os.File{f}
+	c.Stdout = io.Discard
+	log, err := c.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(log)
+	if e := c.Wait(); e != nil || err != nil || !strings.Contains(string(text), " event=confined ") {
+		t.Errorf("%v, %v\n%s", err, e, text)
+	}
+}
 
 // TestConfine: a server that root starts is the spool's owner when it serves, takes mail, and reads no more than what the configuration named then.
 func TestConfine(t *testing.T) {

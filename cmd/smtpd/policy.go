@@ -45,7 +45,7 @@ func (d *smtpd) policy(c *config.Config, s *smtpserver.Server, agent *delivery.A
 		return nil
 	}
 	asker, err := relayAsker(c)
-	if err != nil || d.ledger == nil {
+	if err != nil {
 		return err
 	}
 	s.VerifyRelay = (&callout.Callout{Ask: asker, Ledger: d.ledger, Problem: ledgerFails}).Verify

@@ -64,8 +64,8 @@ func NewConn(raw net.Conn) *Conn {
 	switch a := raw.RemoteAddr().(type) {
 	case nil: // the peer is gone already
 	case *net.TCPAddr:
-		if c.ip = a.AddrPort().Addr().Unmap(); c.ip.IsValid() {
-			c.client = c.ip.WithZone("").String()
+		if c.ip = bareIP(a); c.ip.IsValid() {
+			c.client = c.ip.String()
 		}
 	case *net.UnixAddr:
 		c.client, c.private = "unix", true
@@ -76,10 +76,13 @@ func NewConn(raw net.Conn) *Conn {
 		}
 	}
 	if a, ok := raw.LocalAddr().(*net.TCPAddr); ok {
-		c.local = a.AddrPort().Addr().Unmap()
+		c.local = bareIP(a)
 	}
 	return c
 }
+
+// bareIP is an address as networks are compared with it: a zone is in no network.
+func bareIP(a *net.TCPAddr) netip.Addr { return a.AddrPort().Addr().Unmap().WithZone("") }
 
 func peerUID(raw net.Conn) int {
 	uid := -1

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -445,5 +446,13 @@ func TestWriteErrorsStay(t *testing.T) {
 	}
 	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("Read: %v", err)
+	}
+}
+
+// TestZone: a link-local client is in the networks that have its address, whatever link it is on.
+func TestZone(t *testing.T) {
+	c := NewConn(&fake{remote: &net.TCPAddr{IP: net.ParseIP("fe80::1"), Zone: "eth0", Port: 1}})
+	if networks := []netip.Prefix{netip.MustParsePrefix("fe80::/64")}; !contains(networks, c.IP()) || c.Client() != "fe80::1" {
+		t.Errorf("got %s, %s", c.IP(), c.Client())
 	}
 }

@@ -1,7 +1,7 @@
 // Package callout asks the next hop whether a recipient exists before mail for it is taken, and remembers the answers: the work of Postfix's verify(8).
 //
 // A yes holds for a week, and one that is older than a day is asked for again behind the client's back; a no holds for three hours. Whatever is neither is not
-// kept: the client is asked to try again. The answers are in the ledger, in the book "rcpt", so that all servers of the host know them:
+// kept: the client is asked to try again. So is a refusal by policy (5.7.x of RFC 3463): it is about this host or the null sender, which many servers judge at RCPT. The answers are in the ledger, in the book "rcpt", so that all servers of the host know them:
 //
 //	key "rcpt ADDRESS", value "yes TIME" or "no TIME REPLY", the time in seconds of Unix time
 package callout
@@ -35,9 +35,9 @@ const (
 type Callout struct {
 	// Ask is Transport.Ask with the routes of this host.
 	Ask     func(ctx context.Context, to address.Path) transport.Result
-	Ledger  *ledger.Ledger
-	Problem func(error)   // hears of errors of the ledger, which stop no mail
-	Time    time.Duration // how long a client waits for an answer; 0 is 10 seconds
+	Ledger  *ledger.Ledger // nil: nothing is remembered
+	Problem func(error)    // hears of errors of the ledger, which stop no mail
+	Time    time.Duration  // how long a client waits for an answer; 0 is 10 seconds
 
 	mu    sync.Mutex
 	calls map[string]*call     // under way, by key
@@ -53,11 +53,7 @@ type call struct {
 // Verify says whether the next hop takes mail for that recipient: nil, 550 5.1.1, or 450 4.1.1 when that cannot be known now.
 func (c *Callout) Verify(ctx context.Context, to address.Path) error {
 	key := "rcpt " + to.Key()
-	value, err := c.Ledger.Get(key)
-	if err != nil {
-		c.Problem(err)
-	}
-	if known, at, err := parse(value); known {
+	if known, at, err := parse(c.remembered(key)); known {
 		if err == nil && clock.Since(at) > askAgain {
 			_, _ = c.begin(key, to)
 		}
@@ -73,6 +69,18 @@ func (c *Callout) Verify(ctx context.Context, to address.Path) error {
 	case <-ctx.Done():
 		return unknown(ctx.Err())
 	}
+}
+
+// remembered is what the ledger has, "" for nothing.
+func (c *Callout) remembered(key string) string {
+	if c.Ledger == nil {
+		return ""
+	}
+	value, err := c.Ledger.Get(key)
+	if err != nil {
+		c.Problem(err)
+	}
+	return value
 }
 
 // begin begins to ask, or finds who does so already.
@@ -103,14 +111,14 @@ func (c *Callout) call(key string, to address.Path, asked *call) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	r := c.Ask(ctx, to)
+	r := c.ask(ctx, to)
 	var value string
 	var keep time.Duration
 	now := strconv.FormatInt(clock.Now().Unix(), 10)
 	switch {
 	case r.Err == nil:
 		value, keep = "yes "+now, yesTime
-	case r.Remote && !r.Err.Temporary():
+	case r.Remote && !r.Err.Temporary() && !strings.HasPrefix(r.Err.Enhanced, "5.7."):
 		said := r.Relay + " said: " + r.Err.Reply()
 		value, keep = "no "+now+" "+said[:min(len(said), maxText)], noTime
 	default:
@@ -118,9 +126,7 @@ func (c *Callout) call(key string, to address.Path, asked *call) {
 	}
 	if value != "" {
 		_, _, asked.err = parse(value)
-		if err := c.Ledger.Update(key, func(string) (string, time.Duration) { return value, keep }); err != nil {
-			c.Problem(err)
-		}
+		c.remember(key, value, keep)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -130,6 +136,27 @@ func (c *Callout) call(key string, to address.Path, asked *call) {
 		c.down[domain] = clock.Now().Add(downTime)
 	}
 	close(asked.done)
+}
+
+func (c *Callout) remember(key, value string, keep time.Duration) {
+	if c.Ledger == nil {
+		return
+	}
+	if err := c.Ledger.Update(key, func(string) (string, time.Duration) { return value, keep }); err != nil {
+		c.Problem(err)
+	}
+}
+
+// ask is Ask, where a bug is no answer: in a goroutine of its own it would end the program.
+func (c *Callout) ask(ctx context.Context, to address.Path) (r transport.Result) {
+	defer func() {
+		if v := recover(); v != nil {
+			err := fmt.Errorf("callout: bug, please report it: %v", v)
+			c.Problem(err)
+			r = transport.Result{Err: status.Temporary(451, "4.3.0", "Internal error", err), Reached: true}
+		}
+	}()
+	return c.Ask(ctx, to)
 }
 
 // parse reads what the ledger keeps. err is the answer.

@@ -38,8 +38,12 @@ func (h *hop) ask(ctx context.Context, to address.Path) transport.Result {
 	case "slow":
 		<-ctx.Done()
 		r = transport.Result{Err: status.Temporary(451, "4.4.2", "Attempt was stopped", ctx.Err())}
+	case "policy": // Postfix refuses client and null sender at RCPT
+		r.Err = status.Permanent(554, "5.7.1", "Client host rejected", nil)
+	case "bug":
+		panic("of a test")
 	default:
-		r.Err = status.Permanent(550, "5.7.1", "Who\x1b?"+strings.Repeat("x", 500), nil)
+		r.Err = status.Permanent(550, "5.1.6", "Who\x1b?"+strings.Repeat("x", 500), nil)
 	}
 	return r
 }
@@ -89,6 +93,8 @@ func TestVerify(t *testing.T) {
 		{0, false, "busy", "450 4.1.1", 1, "not kept"},
 		{0, false, "busy", "450 4.1.1", 1, "and asked for again"},
 		{0, false, "ours", "450 4.1.1", 1, "not the next hop's word"},
+		{0, false, "policy", "450 4.1.1", 1, "about this host"},
+		{0, false, "policy", "450 4.1.1", 1, "and not kept"},
 		{0, false, "slow", "450 4.1.1", 1, "out of time"},
 		{0, false, "other", "450 4.1.1", 0, "who does not answer is left in peace"},
 		{0, false, "bob", "", 0, "what is known is known"},
@@ -104,7 +110,7 @@ func TestVerify(t *testing.T) {
 		}
 		asked = h.asked.Load()
 	}
-	if cause := status.Of(c.Verify(t.Context(), to("fresh"))).Cause(); !strings.HasPrefix(cause, "hop said: 550 5.7.1 Who?") || len(cause) > maxText {
+	if cause := status.Of(c.Verify(t.Context(), to("fresh"))).Cause(); !strings.HasPrefix(cause, "hop said: 550 5.1.6 Who?") || len(cause) > maxText {
 		t.Errorf("the log would say %q", cause)
 	}
 }
@@ -139,6 +145,32 @@ func TestRefresh(t *testing.T) {
 	<-again.done
 	if got := reply(c.Verify(t.Context(), to("bob"))); got != "550 5.1.1" || h.asked.Load() != 2 {
 		t.Errorf("after it: got %q, %d questions, want 550 5.1.1 and 2", got, h.asked.Load())
+	}
+}
+
+// TestNoLedger: without a ledger each recipient is asked for.
+func TestNoLedger(t *testing.T) {
+	c, h := rig(t)
+	c.Ledger = nil
+	for n, tt := range []struct{ to, want string }{{"bob", ""}, {"bob", ""}, {"no", "550 5.1.1"}, {"busy", "450 4.1.1"}} {
+		if got := reply(c.Verify(t.Context(), to(tt.to))); got != tt.want || int(h.asked.Load()) != n+1 {
+			t.Errorf("%s: got %q after %d questions, want %q after %d", tt.to, got, h.asked.Load(), tt.want, n+1)
+		}
+	}
+}
+
+// TestBug: a bug behind a question is told, and ends neither the program nor the questions after it.
+func TestBug(t *testing.T) {
+	c, _ := rig(t)
+	var told []error
+	c.Problem = func(err error) { told = append(told, err) }
+	for local, want := range map[string]string{"bug": "450 4.1.1", "bob": ""} {
+		if got := reply(c.Verify(t.Context(), to(local))); got != want {
+			t.Errorf("%s: got %q, want %q", local, got, want)
+		}
+	}
+	if len(told) != 1 {
+		t.Errorf("told: %v", told)
 	}
 }
 

@@ -283,7 +283,7 @@ func (c *Config) check() (key string, err error) {
 	}{{"queue.lifetime", []Duration{q.Lifetime}}, {"queue.bounce_lifetime", []Duration{q.BounceLifetime}}, {"queue.warn", []Duration{q.Warn}}, {"queue.retry", q.Retry},
 		{"screen.greet_delay", []Duration{c.Screen.GreetDelay}}, {"screen.greylist", []Duration{c.Screen.Greylist}}} {
 		for _, v := range d.value {
-			if v > 0 && v < Duration(time.Second) { // a bare number is nanoseconds to go-toml
+			if v != 0 && v < Duration(time.Second) { // a bare number is nanoseconds to go-toml
 				return d.key, errors.New("a duration has a unit and stands in quotes; write \"30s\", \"5m\", \"4h\" or \"5d\"")
 			}
 		}
@@ -333,6 +333,17 @@ func (c *Config) check() (key string, err error) {
 		return "mailbox", fmt.Errorf("%q must be maildir:PATH or mbox:PATH", c.Mailbox)
 	case !strings.HasPrefix(c.Users, "/") && c.Users != "system" && !strings.HasPrefix(c.Users, "checkpassword:/"):
 		return "users", fmt.Errorf("%q is neither \"system\", an absolute path nor checkpassword:/PROGRAM", c.Users)
+	}
+	for _, n := range []struct {
+		key   string
+		value []netip.Prefix
+	}{{"relay_networks", c.RelayNetworks}, {"tls.plaintext_login", c.TLS.PlaintextLogin}, {"smtpd.proxy_networks", c.SMTPD.ProxyNetworks},
+		{"smtpd.xclient_networks", c.SMTPD.XclientNetworks}} {
+		for _, p := range n.value {
+			if p.Addr().Is4In6() { // no client has such an address here
+				return n.key, fmt.Errorf("%s is IPv4 in the form of IPv6; write it as IPv4", p)
+			}
+		}
 	}
 	seen := map[string]bool{}
 	for domain, hops := range c.Routes {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -35,6 +36,8 @@ type Daemon struct {
 	current   atomic.Pointer[Engine] // what new sessions get; replaced by SIGHUP
 	unreadKey atomic.Pointer[error]  // why the single session of a user goes without TLS
 	offersTLS atomic.Bool            // there was a certificate
+	started   sync.Once              // single is known
+	single    bool
 }
 
 // New makes a server program; it takes no arguments besides flags.
@@ -52,7 +55,11 @@ func (d *Daemon) AddTLS(port int) {
 }
 
 // Single reports whether this process serves one session and ends with it.
-func (d *Daemon) Single() bool { return activation.SingleSession(d.Listen) }
+// It holds what it was at first: when the server takes its sockets over, it takes LISTEN_FDS away.
+func (d *Daemon) Single() bool {
+	d.started.Do(func() { d.single = activation.SingleSession(d.Listen) })
+	return d.single
+}
 
 // Service is what makes a daemon this server and no other.
 type Service struct {
@@ -76,6 +83,7 @@ type Service struct {
 
 // Run serves until a signal, the idle time, or the end of the single session. With --check it only loads. It is the RunE of a server.
 func (d *Daemon) Run(s Service) error {
+	_ = d.Single()
 	var signals chan os.Signal
 	if !d.CheckOnly {
 		signals = activation.Signals() // they may come while tables are loaded

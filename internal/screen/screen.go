@@ -143,12 +143,13 @@ func (c *Client) End() {
 	}
 }
 
-// Delay is how long the greeting is to be held back; 0 for a client that has lately waited.
+// Delay is how long the greeting is to be held back; 0 for a client that has lately waited, and for one without an address: that is a proxy that looks whether we are well,
+// which does not wait, or whom a proxy does not know, and who would have to wait each time.
 func (c *Client) Delay() time.Duration {
-	if c == nil || c.s.GreetDelay == 0 {
+	if c == nil || c.s.GreetDelay == 0 || !c.ip.IsValid() {
 		return 0
 	}
-	if c.ip.IsValid() && c.s.Ledger != nil {
+	if c.s.Ledger != nil {
 		waited, err := c.s.Ledger.Get(c.quietKey())
 		if c.s.noteLedger(err); waited != "" {
 			return 0

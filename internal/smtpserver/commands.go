@@ -51,6 +51,9 @@ func (s *session) dispatch(line string) error {
 	}
 	handler := verbs[verb]
 	switch {
+	case handler == nil && verb == "PROXY": // of a proxy that smtpd.proxy_networks leaves out: it would lend the client its own rights
+		s.end("PROXY header of a client that is not in smtpd.proxy_networks")
+		return status.Permanent(500, "5.5.1", "No PROXY header is expected from you", nil)
 	case handler == nil && foreign[verb]:
 		s.end("HTTP")
 		return status.Permanent(500, "5.5.1", "This is SMTP", nil)

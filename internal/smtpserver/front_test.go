@@ -206,3 +206,14 @@ func TestGreylisted(t *testing.T) {
 	}
 	c.closed()
 }
+
+// TestProxyUnasked: a PROXY header where none is expected ends the session, since behind a trusted proxy everybody would be trusted.
+func TestProxyUnasked(t *testing.T) {
+	h := newHost(t).trust()
+	c := h.dial()
+	c.send("PROXY TCP4 203.0.113.5 192.0.2.1 4000 25\r\nNOOP\r\n")
+	c.expect("500 5.5.1")
+	if got := c.reply(); got != "" {
+		t.Errorf("the session goes on: %q", got)
+	}
+}
