@@ -70,7 +70,7 @@ func (m *machine) fail(name string, healthy, failing int, chance *rand.Rand) (an
 	if err := m.homes(); err != nil {
 		return "", err
 	}
-	address, stop, err := m.smtpd(config)
+	address, server, err := m.smtpd(config)
 	if err != nil {
 		return "", err
 	}
@@ -98,7 +98,7 @@ func (m *machine) fail(name string, healthy, failing int, chance *rand.Rand) (an
 			err = fmt.Errorf("%s is answered with %q", l, answer)
 		}
 	}
-	_, err2 := stop()
+	_, err2 := server.stop()
 	return answers, errors.Join(err, err2, m.tell("fail."+name, "0 0"))
 }
 

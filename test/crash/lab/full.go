@@ -61,12 +61,12 @@ func (m *machine) fill(s shortage) (taken int, err error) {
 	if err := m.must(program{config: config, args: []string{"qmgr", "--once"}}); err != nil { // it has run here before, and has its lock
 		return 0, err
 	}
-	address, stopServer, err := m.smtpd(config)
+	address, server, err := m.smtpd(config)
 	if err != nil {
 		return 0, err
 	}
 	defer func() {
-		_, e := stopServer()
+		_, e := server.stop()
 		err = errors.Join(err, e)
 	}()
 	var letters []letter
@@ -95,7 +95,7 @@ func (m *machine) fill(s shortage) (taken int, err error) {
 	if err := m.cram(); err != nil {
 		return taken, err
 	}
-	stopRunner, err := m.daemon(config, "qmgr")
+	runner, err := m.daemon(config, "qmgr")
 	if err != nil {
 		return taken, err
 	}
@@ -114,7 +114,7 @@ func (m *machine) fill(s shortage) (taken int, err error) {
 	if err == nil {
 		err = m.await(hop, len(letters))
 	}
-	log, err2 := stopRunner()
+	log, err2 := runner.stop()
 	if err = errors.Join(err, err2); err != nil {
 		return taken, fmt.Errorf("%w\n%s", err, log)
 	}

@@ -59,7 +59,7 @@ var kinds = []kind{
 }
 
 // onDisk are the tests of a kind that has none of its own.
-var onDisk = []func(*machine, *plan) error{(*machine).selftest, (*machine).power, (*machine).faulty, (*machine).traces}
+var onDisk = []func(*machine, *plan) error{(*machine).selftest, (*machine).power, (*machine).killed, (*machine).faulty, (*machine).traces}
 
 // machine is where programs run whose power can be cut: a mounted disk with the spool and the mailboxes, and what they need beside it.
 type machine struct {
@@ -240,8 +240,14 @@ func (m *machine) must(p program) error {
 	return nil
 }
 
-// daemon starts a program that stays; stop ends it by SIGTERM and gives what it has logged.
-func (m *machine) daemon(config, name string, args ...string) (stop func() (string, error), err error) {
+// daemon is a program that stays.
+type daemon struct {
+	*exec.Cmd
+	log string // its file
+}
+
+// daemon starts one.
+func (m *machine) daemon(config, name string, args ...string) (*daemon, error) {
 	log, err := os.CreateTemp(m.work, name+"-")
 	if err != nil {
 		return nil, err
@@ -253,36 +259,46 @@ func (m *machine) daemon(config, name string, args ...string) (stop func() (stri
 	if err := c.Start(); err != nil {
 		return nil, err
 	}
-	return func() (string, error) {
-		patience := time.AfterFunc(limit, func() { _ = c.Process.Kill() })
-		defer patience.Stop()
-		_ = c.Process.Signal(unix.SIGTERM)
-		err := c.Wait()
-		text, err2 := os.ReadFile(log.Name())
-		if err != nil {
-			err = fmt.Errorf("%s: %w\n%s", name, err, text)
-		}
-		return string(text), errors.Join(err, err2, os.Remove(log.Name()))
-	}, nil
+	return &daemon{c, log.Name()}, nil
+}
+
+// stop ends it by SIGTERM and gives what it has logged.
+func (d *daemon) stop() (string, error) {
+	patience := time.AfterFunc(limit, func() { _ = d.Process.Kill() })
+	defer patience.Stop()
+	_ = d.Process.Signal(unix.SIGTERM)
+	err := d.Wait()
+	text, err2 := os.ReadFile(d.log)
+	if err != nil {
+		err = fmt.Errorf("%s: %w\n%s", d.Path, err, text)
+	}
+	return string(text), errors.Join(err, err2, os.Remove(d.log))
+}
+
+// kill ends it at once.
+func (d *daemon) kill() error {
+	err := d.Process.Kill()
+	_ = d.Wait() // says that it was killed
+	return errors.Join(err, os.Remove(d.log))
 }
 
 // smtpd starts the server; its address is a socket beside the disk. The network has none of it.
-func (m *machine) smtpd(config string) (address string, stop func() (string, error), err error) {
+func (m *machine) smtpd(config string) (address string, server *daemon, err error) {
 	address = m.path("smtpd.sock")
 	if err := os.Remove(address); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", nil, err
 	}
-	stop, err = m.daemon(config, "smtpd", "--listen", "unix:"+address)
+	server, err = m.daemon(config, "smtpd", "--listen", "unix:"+address)
 	if err != nil {
 		return "", nil, err
 	}
 	for end := clock.Now().Add(limit); ; time.Sleep(5 * time.Millisecond) {
 		if c, err := dial(address); err == nil {
 			c.close()
-			return address, stop, nil
+			return address, server, nil
 		}
 		if clock.Now().After(end) {
-			log, _ := stop()
+			log, _ := server.stop()
 			return "", nil, fmt.Errorf("smtpd does not listen: %s", log)
 		}
 	}

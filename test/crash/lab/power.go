@@ -87,13 +87,13 @@ func (m *machine) settle(config string) error {
 
 // serve runs server and runner, and all the clients at once.
 func (m *machine) serve(config, name string, seed uint64) (order string, err error) {
-	stopRunner, err := m.daemon(config, "qmgr")
+	runner, err := m.daemon(config, "qmgr")
 	if err != nil {
 		return "", err
 	}
-	address, stopServer, err := m.smtpd(config)
+	address, server, err := m.smtpd(config)
 	if err != nil {
-		_, err2 := stopRunner()
+		_, err2 := runner.stop()
 		return "", errors.Join(err, err2)
 	}
 	quiet := func() {}
@@ -102,16 +102,16 @@ func (m *machine) serve(config, name string, seed uint64) (order string, err err
 	}
 	err = m.clients(config, address, name, seed)
 	quiet()
-	_, err2 := stopServer()
-	_, err3 := stopRunner()
+	_, err2 := server.stop()
+	_, err3 := runner.stop()
 	if err = errors.Join(err, err2, err3); err != nil {
 		return "", err
 	}
-	_, stopServer, err = m.smtpd(config) // by now it can know its file system
+	_, server, err = m.smtpd(config) // by now it can know its file system
 	if err != nil {
 		return "", err
 	}
-	log, err := stopServer()
+	log, err := server.stop()
 	_, order, _ = strings.Cut(log, " order=\"")
 	order, _, _ = strings.Cut(order, "\"")
 	return order, err
