@@ -3,6 +3,7 @@ package queue
 import (
 	"errors"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -52,6 +53,7 @@ func (fl *flusher) sync(f *os.File, size int64, r journal.Record) error {
 	}
 	fl.turn.Lock()
 	defer fl.turn.Unlock()
+	runtime.Gosched() // who is about to be ready shares this flush, and need not wait for the next
 	fl.mu.Lock()
 	fl.next = nil
 	fl.mu.Unlock()
