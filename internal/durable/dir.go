@@ -290,16 +290,23 @@ func (d *Dir) Space() (Space, error) {
 // SyncFileSystem flushes all of the file system that f is on, and then f once more so that the disk's own cache is flushed behind it. It makes
 // a name last where the caller may not read the directory that it stands in, and has to flush what others wrote too.
 func SyncFileSystem(f *os.File) error {
-	if err := retry(func() error { return unix.Syncfs(int(f.Fd())) }); err != nil {
-		return &fs.PathError{Op: "syncfs", Path: f.Name(), Err: err}
+	if err := syncfs(int(f.Fd()), f.Name()); err != nil {
+		return err
 	}
 	return f.Sync()
 }
 
-// SyncAll flushes all of d's file system.
+// SyncAll is SyncFileSystem for d's file system: what is written behind it cannot come to the disk before what it flushed.
 func (d *Dir) SyncAll() error {
-	if err := retry(func() error { return unix.Syncfs(d.fd) }); err != nil {
-		return &fs.PathError{Op: "syncfs", Path: d.path, Err: err}
+	if err := syncfs(d.fd, d.path); err != nil {
+		return err
+	}
+	return d.Sync()
+}
+
+func syncfs(fd int, path string) error {
+	if err := retry(func() error { return unix.Syncfs(fd) }); err != nil {
+		return &fs.PathError{Op: "syncfs", Path: path, Err: err}
 	}
 	return nil
 }
