@@ -311,16 +311,6 @@ func syncfs(fd int, path string) error {
 	return nil
 }
 
-// Lock waits for the flock of the directory itself; closing d gives it back, and Unlock.
-func (d *Dir) Lock() error {
-	return d.fail("flock", ".", retry(func() error { return unix.Flock(d.fd, unix.LOCK_EX) }))
-}
-
-// Unlock gives back the lock of Lock.
-func (d *Dir) Unlock() error {
-	return d.fail("funlock", ".", retry(func() error { return unix.Flock(d.fd, unix.LOCK_UN) }))
-}
-
 // IsFull reports whether err says that there is no space, no free file or no quota left.
 func IsFull(err error) bool {
 	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)

@@ -43,28 +43,32 @@ func Unlock(f *os.File) error {
 
 // TryFlock takes the flock(2) lock of f, shared by all descriptors that were duplicated from it, or fails with ErrLocked.
 func TryFlock(f *os.File) error {
-	err := retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
+	err := flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB, "flock", f.Name())
 	if errors.Is(err, unix.EAGAIN) {
 		return ErrLocked
 	}
-	if err != nil {
-		return &fs.PathError{Op: "flock", Path: f.Name(), Err: err}
-	}
-	return nil
+	return err
 }
 
 // Flock is TryFlock for who knows that another holds the lock for a moment at most: it waits.
 func Flock(f *os.File) error {
-	if err := retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX) }); err != nil {
-		return &fs.PathError{Op: "flock", Path: f.Name(), Err: err}
-	}
-	return nil
+	return flock(int(f.Fd()), unix.LOCK_EX, "flock", f.Name())
 }
 
 // Unflock gives back the lock of TryFlock; closing the last descriptor does so too, but a moment after it tells inotify(7).
 func Unflock(f *os.File) error {
-	if err := retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_UN) }); err != nil {
-		return &fs.PathError{Op: "funlock", Path: f.Name(), Err: err}
+	return flock(int(f.Fd()), unix.LOCK_UN, "funlock", f.Name())
+}
+
+// Lock waits for the flock of the directory itself; closing d gives it back, and Unlock.
+func (d *Dir) Lock() error { return flock(d.fd, unix.LOCK_EX, "flock", d.path) }
+
+// Unlock gives back the lock of Lock.
+func (d *Dir) Unlock() error { return flock(d.fd, unix.LOCK_UN, "funlock", d.path) }
+
+func flock(fd, how int, op, path string) error {
+	if err := retry(func() error { return unix.Flock(fd, how) }); err != nil {
+		return &fs.PathError{Op: op, Path: path, Err: err}
 	}
 	return nil
 }

@@ -25,7 +25,6 @@ import (
 	"io"
 	"os"
 	"strings"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -287,7 +286,8 @@ func sum(turn uint64, r Record) uint32 {
 	return crc32.Update(crc32.Checksum(b[:], table()), table(), r.Data)
 }
 
-var table = sync.OnceValue(func() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) })
+// table is made by the first call, and not at the start of every program.
+func table() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
 // Same reports whether r has the octets of a file.
 func (r Record) Same(f io.Reader) bool {

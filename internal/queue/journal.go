@@ -178,14 +178,20 @@ func (j *journals) close() error {
 	return errors.Join(j.dir.Sync(), j.dir.Close())
 }
 
+// journalDir opens the folder of journals; nil without an error where there is none.
+func (s *Spool) journalDir() (*durable.Dir, error) {
+	dir, err := durable.OpenDir(s.dir.Path() + "/" + journalName)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return dir, err
+}
+
 // Recover makes those messages again that a power cut took out of the queue, or tore there, and that a journal has; n says how many. It is for whoever is about to work
 // on the queue, before that. Journals of processes that live are left alone, and so is the queue where nothing but a process has ended: then it is as programs have left it.
 func (s *Spool) Recover() (n int, err error) {
-	dir, err := durable.OpenDir(s.dir.Path() + "/" + journalName)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
-	if err != nil {
+	dir, err := s.journalDir()
+	if dir == nil {
 		return 0, err
 	}
 	defer dir.Close()
@@ -293,15 +299,15 @@ func (m *Message) Discard() error {
 	if clock.Since(Arrival(m.ID())) > noted {
 		return m.Remove()
 	}
-	dir, err := durable.OpenDir(m.spool.dir.Path() + "/" + journalName)
-	if err == nil {
+	dir, err := m.spool.journalDir()
+	if dir != nil {
 		defer dir.Close()
 		var f *os.File
 		if f, err = dir.Create(m.ID()+goneSuffix, 0o600); err == nil {
 			err = errors.Join(dir.Give(f), f.Close())
 		}
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrExist) {
+	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	return m.Remove()
@@ -309,27 +315,15 @@ func (m *Message) Discard() error {
 
 // cleanJournal removes what Discard left.
 func (s *Spool) cleanJournal() error {
-	dir, err := durable.OpenDir(s.dir.Path() + "/" + journalName)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
+	dir, err := s.journalDir()
+	if dir == nil {
 		return err
 	}
 	defer dir.Close()
 	var failed []error
 	err = dir.Names(func(name string) bool {
-		id, gone := strings.CutSuffix(name, goneSuffix)
-		if !gone || !ValidID(id) {
-			return true
-		}
-		f, err := dir.Open(name, unix.O_RDONLY|unix.O_NONBLOCK, 0)
-		if err != nil {
-			return true
-		}
-		defer f.Close()
-		if old(f) {
-			failed = append(failed, dir.Remove(name))
+		if id, gone := strings.CutSuffix(name, goneSuffix); gone && ValidID(id) {
+			failed = append(failed, removeOld(dir, name))
 		}
 		return true
 	})
@@ -338,11 +332,9 @@ func (s *Spool) cleanJournal() error {
 
 // SyncRemoved makes it last that messages were removed: else a power cut may bring them back.
 func (s *Spool) SyncRemoved() error {
-	dir, err := durable.OpenDir(s.dir.Path() + "/" + journalName)
-	if err == nil {
+	dir, err := s.journalDir()
+	if dir != nil {
 		err = errors.Join(dir.Sync(), dir.Close())
-	} else if errors.Is(err, fs.ErrNotExist) {
-		err = nil
 	}
 	return errors.Join(err, s.queue.Sync())
 }

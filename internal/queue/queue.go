@@ -249,14 +249,7 @@ func each(d *durable.Dir, yield func(id string, inode uint64) bool) error {
 func (s *Spool) Clean() error {
 	var failed []error
 	err := s.tmp.Names(func(name string) bool {
-		f, err := s.tmp.Open(name, unix.O_RDONLY|unix.O_NONBLOCK, 0)
-		if err != nil {
-			return true // gone, or not ours to open
-		}
-		defer f.Close()
-		if old(f) && durable.TryFlock(f) == nil {
-			failed = append(failed, s.tmp.Remove(name))
-		}
+		failed = append(failed, removeOld(s.tmp, name))
 		return true
 	})
 	err2 := s.state.Names(func(name string) bool {
@@ -266,22 +259,24 @@ func (s *Spool) Clean() error {
 				return true
 			}
 		}
-		f, err := s.state.Open(name, unix.O_RDONLY|unix.O_NONBLOCK, 0)
-		if err != nil {
-			return true
-		}
-		defer f.Close()
-		if old(f) {
-			failed = append(failed, s.state.Remove(name))
-		}
+		failed = append(failed, removeOld(s.state, name))
 		return true
 	})
 	return errors.Join(append(failed, err, err2, s.cleanWait(), s.cleanJournal())...)
 }
 
-func old(f *os.File) bool {
+// removeOld removes a file that is older than an hour and that nobody has locked.
+func removeOld(d *durable.Dir, name string) error {
+	f, err := d.Open(name, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil // gone, or not ours to open
+	}
+	defer f.Close()
 	st, err := f.Stat()
-	return err == nil && st.Mode().IsRegular() && clock.Since(st.ModTime()) > time.Hour
+	if err != nil || !st.Mode().IsRegular() || clock.Since(st.ModTime()) <= time.Hour || durable.TryFlock(f) != nil {
+		return nil
+	}
+	return d.Remove(name)
 }
 
 // Ids: 11 digits of microseconds since 1970 and 9 of chance, in an alphabet that sorts as ASCII does. Twenty characters of lower case

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"net"
@@ -115,8 +114,11 @@ func (s *exchanger) oneMessage(from string) error {
 		return err
 	}
 	defer c.Close()
-	t := talker{c, bufio.NewReader(c)}
-	return t.talk(step{"", "220"}, step{"EHLO client.example\r\n", "250"}, step{"MAIL FROM:<a@far.example>\r\n", "250"}, step{"RCPT TO:<u@bench.test>\r\n", "250"},
+	t, err := greet(c)
+	if err != nil {
+		return err
+	}
+	return t.talk(step{"MAIL FROM:<a@far.example>\r\n", "250"}, step{"RCPT TO:<u@bench.test>\r\n", "250"},
 		step{"DATA\r\n", "354"}, step{data, "250"}, step{"QUIT\r\n", "221"})
 }
 

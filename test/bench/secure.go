@@ -100,6 +100,11 @@ func rush(addr string, sessions, each int) error {
 	return errors.Join(errs...)
 }
 
+// login is that of the one user.
+func (t talker) login() error {
+	return t.say("AUTH PLAIN "+base64.StdEncoding.EncodeToString([]byte("\x00u\x00secret"))+"\r\n", "235")
+}
+
 // submitSecurely is one session: STARTTLS, and where there are messages, AUTH.
 func submitSecurely(addr string, messages int) error {
 	c, t, err := dial(addr, true)
@@ -108,7 +113,7 @@ func submitSecurely(addr string, messages int) error {
 	}
 	defer c.Close()
 	if messages > 0 {
-		if err := t.say("AUTH PLAIN "+base64.StdEncoding.EncodeToString([]byte("\x00u\x00secret"))+"\r\n", "235"); err != nil {
+		if err := t.login(); err != nil {
 			return err
 		}
 	}

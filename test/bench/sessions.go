@@ -173,20 +173,26 @@ func (t talker) talk(steps ...step) error {
 	return nil
 }
 
+const hello = "EHLO client.example\r\n"
+
+// greet begins a session on c, up to EHLO.
+func greet(c net.Conn) (talker, error) {
+	t := talker{c, bufio.NewReaderSize(c, 512)}
+	return t, t.talk(step{"", "220"}, step{hello, "250"})
+}
+
 // dial gives a session behind EHLO, under TLS where secure says so.
 func dial(addr string, secure bool) (net.Conn, talker, error) {
 	c, err := net.Dial("tcp", addr)
 	if err != nil {
 		return nil, talker{}, err
 	}
-	hello := step{"EHLO client.example\r\n", "250"}
-	t := talker{c, bufio.NewReaderSize(c, 512)}
-	err = t.talk(step{"", "220"}, hello)
+	t, err := greet(c)
 	if err == nil && secure {
 		if err = t.say("STARTTLS\r\n", "220"); err == nil {
 			inside := tls.Client(c, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13, CurvePreferences: []tls.CurveID{tls.X25519}}) // what every server has
 			t = talker{inside, bufio.NewReaderSize(inside, 512)}
-			err = t.talk(hello)
+			err = t.say(hello, "250")
 		}
 	}
 	if err != nil {
@@ -196,8 +202,8 @@ func dial(addr string, secure bool) (net.Conn, talker, error) {
 }
 
 // pss is the share of memory that the process has, in MiB.
-func (s *exchanger) pss() (mib float64) {
-	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", s.Process.Pid))
+func (p *process) pss() (mib float64) {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", p.Process.Pid))
 	for line := range strings.Lines(string(b)) {
 		var kib float64
 		if _, err := fmt.Sscanf(line, "Pss: %f kB", &kib); err == nil {
@@ -208,19 +214,19 @@ func (s *exchanger) pss() (mib float64) {
 }
 
 // files is how many descriptors the process has open.
-func (s *exchanger) files() int {
-	all, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.Process.Pid))
+func (p *process) files() int {
+	all, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.Process.Pid))
 	return len(all)
 }
 
 // rested is the memory when the sessions are over and the server has had time to give some back.
-func (s *exchanger) rested() float64 {
+func (p *process) rested() float64 {
 	for range 60 {
-		if s.files() < 50 {
+		if p.files() < 50 {
 			break
 		}
 		time.Sleep(time.Second)
 	}
 	time.Sleep(10 * time.Second)
-	return s.pss()
+	return p.pss()
 }

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bufio"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -164,8 +162,8 @@ func (s *soaking) exchange(i int) error {
 		return err
 	}
 	defer c.Close()
-	t := talker{c, bufio.NewReader(c)}
-	if err := t.talk(step{"", "220"}, step{"EHLO client.example\r\n", "250"}); err != nil {
+	t, err := greet(c)
+	if err != nil {
 		return err
 	}
 	for range 1 + rand.IntN(3) {
@@ -183,7 +181,7 @@ func (s *soaking) submit(int) error {
 		return err
 	}
 	defer c.Close()
-	if err := t.say("AUTH PLAIN "+base64.StdEncoding.EncodeToString([]byte("\x00u\x00secret"))+"\r\n", "235"); err != nil {
+	if err := t.login(); err != nil {
 		return err
 	}
 	if err := s.message(t, "u@bench.test"); err != nil {
@@ -259,8 +257,7 @@ type size struct {
 func (s *soaking) sizes() map[string]size {
 	all := map[string]size{}
 	for name, p := range s.programs {
-		e := &exchanger{process: p}
-		all[name] = size{e.rested(), e.files()}
+		all[name] = size{p.rested(), p.files()}
 	}
 	return all
 }

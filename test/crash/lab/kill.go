@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -47,11 +48,7 @@ func (m *machine) kill(name string, chance *rand.Rand) (promises, journals int, 
 	if err := m.mount("disk." + name); err != nil {
 		return 0, 0, err
 	}
-	defer func() {
-		if e := m.unmount(); err == nil {
-			err = e
-		}
-	}()
+	defer func() { err = errors.Join(err, m.unmount()) }()
 	if err := m.homes(); err != nil {
 		return 0, 0, err
 	}
@@ -61,10 +58,7 @@ func (m *machine) kill(name string, chance *rand.Rand) (promises, journals int, 
 	}
 	kept, journals, err := m.killServer(config, chance)
 	log, err2 := runner.stop()
-	if err == nil {
-		err = err2
-	}
-	if err != nil {
+	if err := errors.Join(err, err2); err != nil {
 		return 0, 0, err
 	}
 	// What is on its way when the runner stops goes on with the next one.
@@ -91,47 +85,50 @@ func (m *machine) kill(name string, chance *rand.Rand) (promises, journals int, 
 
 // killServer lets sessions send until one of their promises, chosen by chance, kills the server. A second server takes up what it left, and some more letters.
 func (m *machine) killServer(config string, chance *rand.Rand) (kept []letter, journals int, err error) {
-	fatal := 1 + chance.IntN(3*perSession)
-	for life := range 2 {
-		address, server, err := m.smtpd(config)
-		if err != nil {
-			return nil, 0, err
+	address, server, err := m.smtpd(config)
+	if err != nil {
+		return nil, 0, err
+	}
+	fatal := 1 + chance.IntN(sessions*perSession)
+	m.burst(address, 0, func(l letter) {
+		if kept = append(kept, l); len(kept) == fatal {
+			_ = server.Process.Kill() // it is waited for below
 		}
-		var mu sync.Mutex
-		var all sync.WaitGroup
-		dead := false
-		for session := range 3 {
-			all.Go(func() {
-				c, err := dial(address)
-				if err != nil {
+	})
+	journals = len(m.names("spool/journal"))
+	if err := server.kill(); err != nil {
+		return nil, 0, err
+	}
+	if address, server, err = m.smtpd(config); err != nil {
+		return nil, 0, err
+	}
+	m.burst(address, sessions*perSession, func(l letter) { kept = append(kept, l) })
+	_, err = server.stop()
+	return kept, journals, err
+}
+
+// burst sends letters, numbered from first on, in several sessions, each until the server is gone. promised hears of those that were answered for, one after the other.
+func (m *machine) burst(address string, first int, promised func(letter)) {
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	for session := range sessions {
+		all.Go(func() {
+			c, err := dial(address)
+			if err != nil {
+				return
+			}
+			defer c.close()
+			for i := range perSession {
+				l := newLetter(first+session*perSession+i, relay, 300+(i*700)%5000)
+				answer, err := c.send(l)
+				if err != nil || answer[0] != '2' {
 					return
 				}
-				defer c.close()
-				for i := range perSession {
-					l := newLetter(life*100+session*perSession+i, relay, 300+(i*700)%5000)
-					answer, err := c.send(l)
-					if err != nil || answer[0] != '2' {
-						return
-					}
-					mu.Lock()
-					if kept = append(kept, l); len(kept) == fatal && life == 0 && !dead {
-						dead = true
-						_ = server.Process.Kill()
-					}
-					mu.Unlock()
-				}
-			})
-		}
-		all.Wait()
-		if life == 0 {
-			journals = len(m.names("spool/journal"))
-			err = server.kill()
-		} else {
-			_, err = server.stop()
-		}
-		if err != nil && !strings.Contains(err.Error(), "already finished") {
-			return nil, 0, err
-		}
+				mu.Lock()
+				promised(l)
+				mu.Unlock()
+			}
+		})
 	}
-	return kept, journals, nil
+	all.Wait()
 }
