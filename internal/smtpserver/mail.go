@@ -24,7 +24,8 @@ func (s *session) doMAIL(arg string) error {
 	case s.helo == "":
 		return errNoGreet
 	case s.env != nil:
-		return errSequence
+		s.refuse(errSequence, nil, nil) // the sender that is known is another
+		return nil
 	}
 	path, ok := cutFold(arg, "FROM:")
 	if !ok {

@@ -27,6 +27,9 @@ func TestRefusedSaysForWhom(t *testing.T) {
 	c.do("RCPT TO:<alice>", "501 5.1.3 Bad recipient address")
 	c.send("BDAT 20000 LAST\r\n" + strings.Repeat("x", 20000))
 	c.expect("552")
+	c.do("MAIL FROM:<lonely@far.example>", "250")
+	c.do("DATA", "554 5.5.1")
+	c.do("RSET", "250")
 	begin()
 	c.do("DATA", "354")
 	c.send("x\r\n\ny\r\n.\r\n")
@@ -38,11 +41,12 @@ func TestRefusedSaysForWhom(t *testing.T) {
 		` code=555 enhanced=5.5.4 text="Parameter not recognized or not implemented" cause=X`:                                                  1,
 		` from=<a@b.example> code=552 enhanced=5.3.4 text="Message is larger than the 10000 octets that this server takes" cause="SIZE=20000"`: 1,
 		` client=127.0.0.1 code=503`: 1,
-		` client=127.0.0.1 code=501 enhanced=5.1.3 text="Bad recipient address" cause="address has no domain: \"<alice>\""`: 1,
-		" from=<a@far.example> to=<bob@own.example> code=552":                                                               1,
-		" from=<a@far.example> to=<bob@own.example> code=550":                                                               1,
-		" from=<a@far.example> to=<u8@back.example> code=":                                                                  2,
-		" from=<a@far.example> to=<u9@back.example> code=":                                                                  0, // the eleventh recipient
+		` client=127.0.0.1 from=<a@far.example> code=501 enhanced=5.1.3 text="Bad recipient address" cause="address has no domain: \"<alice>\""`: 1,
+		" from=<lonely@far.example> code=554 enhanced=5.5.1":  1,
+		" from=<a@far.example> to=<bob@own.example> code=552": 1,
+		" from=<a@far.example> to=<bob@own.example> code=550": 1,
+		" from=<a@far.example> to=<u8@back.example> code=":    2,
+		" from=<a@far.example> to=<u9@back.example> code=":    0, // the eleventh recipient
 	} {
 		if n := strings.Count(log, want); n != times {
 			t.Errorf("%d times in the log, want %d: %s", n, times, want)

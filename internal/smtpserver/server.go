@@ -185,7 +185,7 @@ func (s *session) command() {
 		err = s.dispatch(line)
 	}
 	if err != nil {
-		s.refuse(err, nil, nil)
+		s.refuse(err, s.sender(), nil)
 	}
 	if s.ended {
 		return
@@ -244,13 +244,21 @@ const maxTold = 10
 // refuseMessage answers and logs the refusal of the message of the transaction, for each recipient.
 func (s *session) refuseMessage(err error) {
 	if s.env == nil || len(s.env.Rcpts) == 0 {
-		s.refuse(err, nil, nil)
+		s.refuse(err, s.sender(), nil)
 		return
 	}
 	for _, r := range s.env.Rcpts[1:min(len(s.env.Rcpts), maxTold)] {
 		s.srv.Log.Refused(s.env.ID, s.guard.Client(), &s.env.From, &r.To, status.Of(err))
 	}
 	s.refuse(err, &s.env.From, &s.env.Rcpts[0].To)
+}
+
+// sender is that of the transaction; nil outside.
+func (s *session) sender() *address.Path {
+	if s.env == nil {
+		return nil
+	}
+	return &s.env.From
 }
 
 // refuse answers and logs a refusal. from and to are nil where they are not known, or where it is not about them.
