@@ -52,10 +52,12 @@ check "a broken one is told" within 20 failed_reload
 check "and the old one stays" grep -q "CN = renewed.test" <(subject -servername renewed.test)
 
 # say TEXT: what the server says to octets, with printf's escapes, until it or they end.
+# They go in one write: printf writes each line by itself, and the server could begin its handshake between two of them.
 say() {
 	exec 3<>/dev/tcp/$OURS/25
 	# shellcheck disable=SC2059 # the format is the text
-	printf "$1" >&3
+	printf "$1" >"$W/said"
+	cat "$W/said" >&3
 	timeout 10 cat <&3
 	exec 3>&-
 }
