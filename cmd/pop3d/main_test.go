@@ -355,7 +355,7 @@ func TestUsers(t *testing.T) {
 		}
 		await(t, log, "event=login-failed user=other")
 	}
-	if got := dialog(t, dial(t, addr), login("root")+"QUIT\r\n"); !strings.Contains(got, "-ERR [SYS/PERM] the mail of root cannot be fetched\r\n") {
+	if got := dialog(t, dial(t, addr), login("root")+"QUIT\r\n"); !strings.Contains(got, "-ERR [AUTH] wrong name or password\r\n") {
 		t.Errorf("root: got %q", got)
 	}
 	if got := dialog(t, dial(t, addr), login("own")+"STAT\r\nQUIT\r\n"); !strings.HasSuffix(got, "+OK 0 0\r\n+OK bye\r\n") {

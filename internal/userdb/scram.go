@@ -21,7 +21,7 @@ func (db *DB) CanScram() bool {
 	return err == nil && t.scram
 }
 
-// Scram finds what SCRAM-SHA-256 needs of the account that s names. For somebody who is not there or has no password it gives keys that no password fits, with a
+// Scram finds what SCRAM-SHA-256 needs of the account that s names. For somebody who is not there, has no password or is the superuser it gives keys that no password fits, with a
 // salt that is the same each time and looks like that of most users, so that names cannot be probed. Every error is temporary.
 func (db *DB) Scram(ctx context.Context, s string) (User, password.Scram, error) {
 	p, ok := db.source.(*passwdFile)
@@ -63,7 +63,7 @@ func (db *DB) keys(n name, e entry, decoy password.Secret) (User, password.Scram
 		id += "@" + n.domain
 	}
 	salt := db.made("salt", id)
-	if e.secret != nil {
+	if e.secret != nil && e.User.UID != 0 {
 		if keys, ok := password.ScramOf(e.secret, salt[:16]); ok {
 			return e.User, keys
 		}

@@ -3,6 +3,7 @@ package userdb
 import (
 	"bytes"
 	"context"
+	"errors"
 	"path/filepath"
 	"testing"
 
@@ -51,7 +52,7 @@ func TestCanScram(t *testing.T) {
 
 // TestScram: keys that are kept, keys that are derived, and keys that nothing fits.
 func TestScram(t *testing.T) {
-	db := openTable(t, "alice:"+scramLine+"\nbob@example.org:{PLAIN}wonder\nlocked:*\ndora:{PLAIN}x\n")
+	db := openTable(t, "alice:"+scramLine+"\nroot:{PLAIN}secret:0:0::/root:\nbob@example.org:{PLAIN}wonder\nlocked:*\ndora:{PLAIN}x\n")
 	db.Seed = []byte("seed")
 	get := func(name string) (User, password.Scram) {
 		t.Helper()
@@ -77,7 +78,7 @@ func TestScram(t *testing.T) {
 	if !bytes.Equal(bob.Salt, keys.Salt) {
 		t.Error("a name that is there with its domain alone can be told from one that is not there")
 	}
-	for _, name := range []string{"nobody", "locked", "nobody@example.net", "../x", "", "\x00"} {
+	for _, name := range []string{"nobody", "locked", "root", "nobody@example.net", "../x", "", "\x00"} {
 		u, keys := get(name)
 		if u.String() != "" {
 			t.Errorf("%q: got user %v", name, u)
@@ -90,6 +91,9 @@ func TestScram(t *testing.T) {
 				t.Errorf("%q: %q opens it", name, guess)
 			}
 		}
+	}
+	if u, err := db.Authenticate(context.Background(), "root", "secret"); !errors.Is(err, ErrBadCredentials) || u.Name != "" {
+		t.Errorf("the superuser: got %v, %v", u, err)
 	}
 	for _, same := range [][2]string{{"nobody", "NoBody"}, {"nobody", "nobody@example.org"}, {"dora", "Dora@EXAMPLE.org"}} {
 		_, a := get(same[0])

@@ -65,8 +65,7 @@ func (s *system) lookup(_ context.Context, n name) (User, error) {
 	return u, nil
 }
 
-// authenticate checks the password in shadow(5). The superuser cannot log in: a mail server is no place to guess that password. A shell
-// of nologin is no obstacle: it is how an account for mail alone is made.
+// authenticate checks the password in shadow(5). A shell of nologin is no obstacle: it is how an account for mail alone is made.
 func (s *system) authenticate(ctx context.Context, n name, password string) (User, error) {
 	u, err := s.lookup(ctx, n)
 	if err != nil && err != ErrNoUser {
@@ -82,9 +81,6 @@ func (s *system) authenticate(ctx context.Context, n name, password string) (Use
 			return User{}, fmt.Errorf("%w: %s: the hash of %s is of a kind that is not known here", ErrBadCredentials, s.shadow.path, u.Name)
 		}
 		return User{}, err
-	}
-	if u.UID == 0 {
-		return User{}, fmt.Errorf("%w: the superuser cannot log in", ErrBadCredentials)
 	}
 	if e.expired(clock.Now()) {
 		return User{}, fmt.Errorf("%w: the account or its password has expired", ErrBadCredentials)

@@ -119,7 +119,7 @@ func (db *DB) Lookup(ctx context.Context, s string) (User, error) {
 const maxPassword = 512
 
 // Authenticate finds the account that name and password open. An error with ErrBadCredentials in its chain is final; any other is
-// temporary. It takes as long for an unknown user as for a wrong password.
+// temporary. It takes as long for an unknown user as for a wrong password. The superuser, whose UID is 0, cannot log in.
 func (db *DB) Authenticate(ctx context.Context, s, password string) (User, error) {
 	n, ok := db.checkName(s)
 	if !ok {
@@ -128,8 +128,15 @@ func (db *DB) Authenticate(ctx context.Context, s, password string) (User, error
 	if len(password) > maxPassword || strings.IndexByte(password, 0) >= 0 {
 		password = ""
 	}
-	return db.source.authenticate(ctx, n, password)
+	u, err := db.source.authenticate(ctx, n, password)
+	if err == nil && u.UID == 0 {
+		return User{}, errSuperuser
+	}
+	return u, err
 }
+
+// errSuperuser is the answer to a password that is right: a mail server is no place to guess it.
+var errSuperuser = fmt.Errorf("%w: the superuser cannot log in", ErrBadCredentials)
 
 // CheckPasswords says why nobody can log in: the passwords of the host's own users cannot be read by this process.
 func (db *DB) CheckPasswords() error {
