@@ -78,7 +78,7 @@ func ReadHeader(r *bufio.Reader, max int) (*Header, error) {
 		}
 		limit := max - size
 		if kind == emptyLine {
-			limit = maxName
+			limit = MaxName
 		}
 		line, err := readLine(r, limit)
 		if err != nil {
@@ -116,13 +116,13 @@ const (
 	fromLine
 )
 
-// maxName bounds a field's name; what has no colon before that is no field.
-const maxName = 512
+// MaxName bounds a field's name in octets; what has no colon before that is no field.
+const MaxName = 512
 
 // peekLine says what the next line is, and asks r for no more than it needs to know that. The end of input is a body line.
 func peekLine(r *bufio.Reader, mayFold bool) (lineKind, error) {
-	for seen := 0; seen < maxName; {
-		b, err := r.Peek(max(seen+1, min(r.Buffered(), maxName)))
+	for seen := 0; seen < MaxName; {
+		b, err := r.Peek(max(seen+1, min(r.Buffered(), MaxName)))
 		if len(b) == seen { // end of input or a full buffer
 			if err == io.EOF || err == bufio.ErrBufferFull {
 				err = nil
@@ -144,6 +144,12 @@ func peekLine(r *bufio.Reader, mayFold bool) (lineKind, error) {
 func IsField(line []byte) bool {
 	kind, known := lineKindOf(line)
 	return known && kind == fieldLine
+}
+
+// InHeader reports whether line, of which MaxName octets are enough, is one of a header: a field, or one that continues a field.
+func InHeader(line []byte) bool {
+	kind, known := lineKindOf(line)
+	return known && (kind == fieldLine || kind == foldedLine)
 }
 
 // lineKindOf says what the line is that b begins, unless b is too short to tell.

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"io"
-	"strings"
 
 	"github.com/postel-mail/postel/internal/address"
 	"github.com/postel-mail/postel/internal/clock"
@@ -116,16 +115,18 @@ func (s *session) accept(in *intake) error {
 // errLoop is RFC 5321 6.3 and RFC 3463's "routing loop detected".
 var errLoop = status.Permanent(554, "5.4.6", "Too many hops, the message loops", nil)
 
-// headerScan looks at a header that passes by: how many hops it tells of, and whether it is too large for the programs behind us.
+// headerScan looks at a header that passes by: how many hops it tells of, and whether it is too large for the programs behind us. For them it ends where
+// message.ReadHeader finds its end, at an empty line or at one that cannot be a header's. Hops are counted up to the empty line: a loop may put such a line, as the
+// "From " of an mbox, above what it sends on.
 type headerScan struct {
-	start    []byte // of the current line, as much as is needed to know it
+	start    []byte // of the current line, as much as is needed to know whether it is the header's
 	size     int
 	received int
+	body     bool // for the programs behind us
 	over     bool
 }
 
 func (h *headerScan) write(p []byte, maxHops int) error {
-	const field = "received:"
 	for len(p) > 0 && !h.over {
 		line := p
 		i := bytes.IndexByte(p, '\n')
@@ -133,12 +134,17 @@ func (h *headerScan) write(p []byte, maxHops int) error {
 			line = p[:i+1]
 		}
 		p = p[len(line):]
-		h.size += len(line)
-		h.start = append(h.start, line[:min(len(line), len(field)-len(h.start))]...)
+		h.start = append(h.start, line[:min(len(line), message.MaxName-len(h.start))]...)
+		if (i >= 0 || len(h.start) == message.MaxName) && !message.InHeader(h.start) {
+			h.body = true
+		}
+		if !h.body {
+			h.size += len(line)
+		}
 		if i < 0 {
 			break
 		}
-		if strings.EqualFold(string(h.start), field) {
+		if message.Field(h.start).Is("Received") {
 			h.received++
 		}
 		h.over = string(h.start) == "\r\n"

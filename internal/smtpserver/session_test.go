@@ -409,6 +409,26 @@ func TestLimits(t *testing.T) {
 			h.none()
 		}
 	})
+	t.Run("no header", func(t *testing.T) { // what is no field is body, as the programs behind us have it
+		for _, start := range []string{"", "Subject: x\r\n folded\r\n", "From eve Mon\r\n"} {
+			for _, line := range []string{"just a line\r\n", "9", strings.Repeat("a", 900) + ":\r\n"} {
+				h := newHost(t)
+				h.MaxSize = 4 << 20
+				c := h.dial()
+				c.begin()
+				c.do("DATA", "354")
+				go c.send(start + strings.Repeat(line, (3<<19)/len(line)) + "\r\n\r\nReceived: x" + strings.Repeat("\r\nReceived: x", h.MaxHops) + "\r\n.\r\n")
+				c.expect("250 2.0.0")
+				h.one()
+			}
+		}
+		h := newHost(t)
+		c := h.dial()
+		c.begin()
+		c.do("DATA", "354")
+		c.do(strings.Repeat("Received: x\r\nFrom eve Mon\r\n", h.MaxHops+1)+"\r\nx\r\n.", "554 5.4.6") // a loop over an mbox
+		h.none()
+	})
 	t.Run("far too large", func(t *testing.T) {
 		h := newHost(t)
 		h.MaxSize = 64 << 10
