@@ -95,7 +95,7 @@ func (l *Ledger) Get(key string) (value string, err error) {
 }
 
 // Count adds n to a count of what happens and gives how much that was within about the last per: all of this stretch of that length, and of the one before the
-// part that is not yet over. n may be 0, to ask. per is a second at least.
+// part that is not yet over. n may be 0, to ask, or less, to take back what was just added. per is a second at least.
 func (l *Ledger) Count(key string, n int, per time.Duration) (sum int, err error) {
 	err = l.Update(key, func(old string) (string, time.Duration) {
 		now := clock.Now().UnixNano()
@@ -108,7 +108,7 @@ func (l *Ledger) Count(key string, n int, per time.Duration) (sum int, err error
 		default:
 			this, before = 0, 0
 		}
-		this += n
+		this = max(this+n, 0)
 		gone := float64(now%int64(per)) / float64(per)
 		sum = this + int(float64(before)*(1-gone)+0.5)
 		if this == 0 && before == 0 {

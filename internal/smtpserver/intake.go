@@ -96,14 +96,13 @@ func (s *session) accept(in *intake) error {
 			return err
 		}
 	}
-	s.sent = -1 // meanwhile other sessions of the user may have sent
-	if err := s.mayAdd(0); err != nil {
+	if err := s.count(); err != nil { // meanwhile other sessions of the user may have sent
 		return err
 	}
 	if err := in.w.Commit(); err != nil {
+		s.uncount()
 		return err
 	}
-	s.count()
 	s.errors, s.idle = 0, 0
 	s.client.Accepted()
 	s.srv.Log.Accepted(maillog.Accepted{ID: s.env.ID, From: s.env.From, Size: in.w.Size(), NRcpt: len(s.env.Rcpts),

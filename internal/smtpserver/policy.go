@@ -54,24 +54,45 @@ func (s *session) maySend(from address.Path) error {
 
 // mayAdd says whether the user may send to n more recipients than the transaction has. Those of a message count when it is accepted.
 func (s *session) mayAdd(n int) error {
-	limit := s.srv.SentPerHour
-	if limit == 0 || s.user == "" {
+	if !s.counted() {
 		return nil
 	}
 	if s.sent < 0 {
 		s.sent = s.srv.Sent(s.user, 0)
 	}
-	if s.sent+len(s.env.Rcpts)+n <= limit {
+	return s.within(s.sent, len(s.env.Rcpts)+n)
+}
+
+// counted reports whether the recipients of the transaction count for a user.
+func (s *session) counted() bool { return s.srv.SentPerHour > 0 && s.user != "" }
+
+// within says whether a user who has sent to that many recipients may send to n more.
+func (s *session) within(sent, n int) error {
+	if sent+n <= s.srv.SentPerHour {
 		return nil
 	}
 	return status.Temporary(450, "4.7.1", "Too many recipients within an hour, try again later",
-		fmt.Errorf("%s has sent to %d recipients within the hour, and %d may be", s.user, s.sent, limit))
+		fmt.Errorf("%s has sent to %d recipients within the hour, and %d may be", s.user, sent, s.srv.SentPerHour))
 }
 
-// count counts the recipients of a message that was accepted.
-func (s *session) count() {
-	if s.srv.SentPerHour > 0 && s.user != "" {
-		s.srv.Sent(s.user, len(s.env.Rcpts))
+// count counts the recipients of a message that is about to be accepted, unless they are too many. To count first, and not when all is done, keeps sessions at the same
+// time from passing the limit together.
+func (s *session) count() error {
+	if !s.counted() {
+		return nil
+	}
+	n := len(s.env.Rcpts)
+	err := s.within(s.srv.Sent(s.user, n)-n, n)
+	if err != nil {
+		s.uncount()
+	}
+	return err
+}
+
+// uncount takes back what count has counted.
+func (s *session) uncount() {
+	if s.counted() {
+		s.srv.Sent(s.user, -len(s.env.Rcpts))
 	}
 }
 

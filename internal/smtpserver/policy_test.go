@@ -214,6 +214,26 @@ func TestSentPerHour(t *testing.T) {
 	if want := "bob@own.example has sent to 2 recipients within the hour, and 3 may be"; !strings.Contains(h.log.String(), want) {
 		t.Errorf("no %q in the log\n%s", want, h.log)
 	}
+	h.SentPerHour = 4 // one more is left
+	inner := h.Sent
+	h.Sent = func(login string, n int) int {
+		if n > 0 { // another session's message is accepted at the same time
+			inner(login, 1)
+		}
+		return inner(login, n)
+	}
+	c.do("MAIL FROM:<bob@own.example>", "250")
+	c.do("RCPT TO:<a@else.example>", "250")
+	c.do("DATA", "354")
+	c.do("Subject: x\r\n\r\nx\r\n.", "450 4.7.1")
+	if sent["bob@own.example"] != 4 {
+		t.Errorf("counted %v, want 4: what was refused is taken back", sent)
+	}
+	h.SentPerHour, h.Sent = 5, inner
+	c.do("MAIL FROM:<bob@own.example>", "250")
+	c.do("RCPT TO:<a@else.example>", "250")
+	c.do("DATA", "354")
+	c.do("Subject: x\r\n\r\nx\r\n.", "250")
 	h = newHost(t).trust() // nobody is counted whom nobody knows
 	h.bind()
 	h.SentPerHour, h.Sent = 1, func(string, int) int { t.Error("counted"); return 5 }

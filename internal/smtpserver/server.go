@@ -66,7 +66,7 @@ type Server struct {
 	VerifyRelay func(context.Context, address.Path) error
 	// MaySend says whether a user may send as that address, nil or an error with a status. A nil MaySend lets everybody send as anyone.
 	MaySend func(ctx context.Context, login string, from address.Path) error
-	// Sent adds n to the recipients whom that user has sent to within the hour, and gives the sum. It is used where SentPerHour is not 0.
+	// Sent adds n, which may be negative, to the recipients whom that user has sent to within the hour, and gives the sum. It is used where SentPerHour is not 0.
 	Sent        func(login string, n int) int
 	SentPerHour int // recipients
 	// Logins judge who users are. An error that carries a permanent status is a refusal; any other is temporary. nil: nobody can log in.
