@@ -50,7 +50,8 @@ type call struct {
 	err  error
 }
 
-// Verify says whether the next hop takes mail for that recipient: nil, 550 5.1.1, or 450 4.1.1 when that cannot be known now.
+// Verify says whether the next hop takes mail for that recipient: nil, 550 5.1.1, 553 5.6.7 when it has no SMTPUTF8 and the address needs it, or 450 4.1.1 when that
+// cannot be known now.
 func (c *Callout) Verify(ctx context.Context, to address.Path) error {
 	key := "rcpt " + to.Key()
 	if known, at, err := parse(c.remembered(key)); known {
@@ -121,6 +122,8 @@ func (c *Callout) call(key string, to address.Path, asked *call) {
 	case r.Remote && !r.Err.Temporary() && !strings.HasPrefix(r.Err.Enhanced, "5.7."):
 		said := r.Relay + " said: " + r.Err.Reply()
 		value, keep = "no "+now+" "+said[:min(len(said), maxText)], noTime
+	case r.Reached && r.Err.Enhanced == "5.6.7": // RFC 6531 3.5: no session with it can name the recipient; tomorrow it may be another server
+		asked.err = status.Permanent(553, "5.6.7", "The next hop takes no internationalized addresses", fmt.Errorf("callout: %s: %w", r.Relay, r.Err))
 	default:
 		asked.err = unknown(fmt.Errorf("%s: %w", r.Relay, r.Err))
 	}

@@ -35,6 +35,8 @@ func (h *hop) ask(ctx context.Context, to address.Path) transport.Result {
 		r.Err = status.Temporary(450, "4.2.1", "Busy", nil)
 	case "ours": // a judgement of this side says nothing about the recipient
 		r.Remote, r.Err = false, status.Permanent(554, "5.4.6", "Mail loops", nil)
+	case "müller":
+		r.Remote, r.Err = false, status.Permanent(553, "5.6.7", "No SMTPUTF8", nil)
 	case "slow":
 		<-ctx.Done()
 		r = transport.Result{Err: status.Temporary(451, "4.4.2", "Attempt was stopped", ctx.Err())}
@@ -93,6 +95,8 @@ func TestVerify(t *testing.T) {
 		{0, false, "busy", "450 4.1.1", 1, "not kept"},
 		{0, false, "busy", "450 4.1.1", 1, "and asked for again"},
 		{0, false, "ours", "450 4.1.1", 1, "not the next hop's word"},
+		{0, false, "müller", "553 5.6.7", 1, "it cannot be asked for"},
+		{0, false, "müller", "553 5.6.7", 1, "and that is not kept"},
 		{0, false, "policy", "450 4.1.1", 1, "about this host"},
 		{0, false, "policy", "450 4.1.1", 1, "and not kept"},
 		{0, false, "slow", "450 4.1.1", 1, "out of time"},
