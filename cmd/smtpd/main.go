@@ -15,6 +15,7 @@ import (
 	"github.com/postel-mail/postel/internal/alias"
 	"github.com/postel-mail/postel/internal/config"
 	"github.com/postel-mail/postel/internal/confine"
+	"github.com/postel-mail/postel/internal/credentials"
 	"github.com/postel-mail/postel/internal/daemon"
 	"github.com/postel-mail/postel/internal/delivery"
 	"github.com/postel-mail/postel/internal/destination"
@@ -105,6 +106,8 @@ func (d *smtpd) bounds(c *config.Config) confine.Bounds {
 		if c.SMTP.Certificate != "" {
 			b.Read = append(b.Read, c.SMTP.Certificate, c.SMTP.Key)
 		}
+		tokens, err := credentials.Load(c.SMTP.Credentials)
+		b.Programs = err == nil && tokens.HasPrograms()
 	}
 	if d.submission && c.Users == "system" {
 		b.Read = append(b.Read, "/etc/shadow") // by its group
@@ -112,7 +115,7 @@ func (d *smtpd) bounds(c *config.Config) confine.Bounds {
 	if d.submission && c.TLS.ClientCA != "" {
 		b.Read = append(b.Read, c.TLS.ClientCA)
 	}
-	b.Programs = d.submission && (strings.HasPrefix(c.Users, "checkpassword:") || len(c.Auth.TokenCheck) > 0)
+	b.Programs = b.Programs || d.submission && (strings.HasPrefix(c.Users, "checkpassword:") || len(c.Auth.TokenCheck) > 0)
 	return b
 }
 

@@ -3,7 +3,28 @@ package main
 import (
 	"os"
 	"testing"
+
+	"github.com/postel-mail/postel/internal/config"
 )
+
+// TestBoundsForTokens: a program that gives a token for the next hop could not be run by a server that is confined.
+func TestBoundsForTokens(t *testing.T) {
+	for _, tt := range []struct {
+		verify, line string
+		want         bool
+	}{{"true", "hop user secret", false}, {"true", "hop user {TOKEN}/bin/token", true}, {"false", "hop user {TOKEN}/bin/token", false}} {
+		h := newHost(t)
+		h.write("credentials", tt.line+"\n")
+		h.configure("smtpd.verify_relay = " + tt.verify + "\nsmtp.credentials = \"" + h.dir + "/credentials\"")
+		c, err := config.Load(h.config())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := (&smtpd{}).bounds(c).Programs; got != tt.want {
+			t.Errorf("verify_relay %s, %q: got %v", tt.verify, tt.line, got)
+		}
+	}
+}
 
 // TestVerifyWithoutLedger: where the ledger cannot be used, the next hop is still asked, and recipients whom nobody knows are not taken.
 func TestVerifyWithoutLedger(t *testing.T) {

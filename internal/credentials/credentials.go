@@ -56,7 +56,7 @@ func Load(path string) (*Credentials, error) {
 		return nil, fmt.Errorf("cannot read credentials: %w", err)
 	}
 	c, err := parse(string(text), path)
-	if err == nil && c.hasPrograms() && st.Mode().Perm()&0o020 != 0 {
+	if err == nil && c.HasPrograms() && st.Mode().Perm()&0o020 != 0 {
 		return nil, fmt.Errorf("%s: it names programs to run, and its group may write it; do chmod g-w on it", path)
 	}
 	return c, err
@@ -107,7 +107,8 @@ func parseSecret(user, secret string) (smtpclient.Login, error) {
 	return l, nil
 }
 
-func (c *Credentials) hasPrograms() bool {
+// HasPrograms reports whether there is a program that gives a token.
+func (c *Credentials) HasPrograms() bool {
 	for _, l := range c.logins {
 		if l.Token != nil {
 			return true
