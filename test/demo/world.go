@@ -332,7 +332,7 @@ func (w *world) log(h *host, line string) {
 		}
 		what = "hands " + id + " for " + value(line, "to") + " to " + relay
 	case "deferred", "bounced", "refused":
-		what = event + " " + id + " " + value(line, "to") + ": " + value(line, "code") + " " + value(line, "text")
+		what = strings.Join(strings.Fields(event+" "+id+" "+value(line, "to")), " ") + ": " + value(line, "code") + " " + value(line, "text")
 	case "stored":
 		what = "stores " + id + " for " + value(line, "to") + " in " + value(line, "dest")
 	case "report":

@@ -8,13 +8,17 @@ for addr in $PROXY $FRONT; do ip addr add "$addr/32" dev lo; done
 postel <<END
 [smtpd]
 proxy_networks = ["$PROXY/32"]
-xclient_networks = ["$FRONT/32"]
+xclient_networks = ["$FRONT/32", "2001:db8:f::71/128"]
 [limits]
 rate_messages = 3
 END
 sed -i 's|^relay_networks.*|relay_networks = ["192.0.2.0/24", "10.1.0.0/16"]|' "$POSTEL_CONFIG"
 root clients
 exchanger
+submission
+for addr in 25 71 72; do ip -6 addr add 2001:db8:f::$addr/128 dev lo nodad; done
+start smtpd6 smtpd --listen '[2001:db8:f::25]:25'
+within 10 logged smtpd6 event=listening
 
 # by ADDRESS FROM TO SWAKS-FLAG...: what both sides say is in dialog
 by() {
@@ -47,3 +51,31 @@ check "it may not relay, though the front end might" fails 24 by $FRONT eve@far.
 check "XCLIENT with a login" by $FRONT eve@far.test who@else.test --xclient-addr 198.51.100.9 --xclient-login alice --quit-after RCPT
 check "others are not offered it" by $OURS eve@far.test alice@ours.test --quit-after EHLO
 check "with no word" not said XCLIENT
+
+# Over IPv6, by Python's smtplib: swaks lacks a module for it.
+cat >"$W/six.py" <<'END'
+import smtplib, sys
+with smtplib.SMTP("2001:db8:f::25", 25, "client.test", 15, (sys.argv[1], 0)) as s:
+    s.ehlo()
+    if "xclient" not in s.esmtp_features:
+        sys.exit("not offered")
+    print(s.docmd("XCLIENT ADDR=IPV6:2001:db8::9"))
+    s.ehlo()
+    s.sendmail("eve@far.test", ["alice@ours.test"], "Subject: six\n\nx\n")
+END
+six() { in_clients python3 "$W/six.py" "$1"; }
+check "XCLIENT over IPv6" six 2001:db8:f::71
+check "the client is the one it names there" logged smtpd6 'event=accepted .*client=2001:db8::9 '
+not_offered() { six 2001:db8:f::72 2>&1 | grep "not offered"; }
+check "its neighbour is not offered it" not_offered
+
+# A webmail that has logged its users in speaks for them to the submission server.
+check "XCLIENT with a login, to the submission server" by $FRONT alice@ours.test who@else.test --port 587 --xclient-addr 198.51.100.10 --xclient-login alice
+check "the log has the user and their address" logged submission 'event=accepted .*client=198.51.100.10 .*auth=alice'
+check "the message has no trace of that" not grep -qr '^Received:.*198\.51\.100\.10' "$W/postel/spool/queue"
+check "the user is bound to their own address" fails 23 by $FRONT bob@ours.test who@else.test --port 587 --xclient-addr 198.51.100.10 --xclient-login alice
+check "and hears so" said '553 5.7.1'
+check "without a login nobody sends" fails 23 by $FRONT alice@ours.test who@else.test --port 587 --xclient-addr 198.51.100.10
+check "and hears what is missing" said '530 5.7.0'
+check "others cannot name one" by $OURS alice@ours.test who@else.test --port 587 --quit-after EHLO
+check "as they are not offered it" not said XCLIENT
