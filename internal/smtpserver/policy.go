@@ -101,6 +101,9 @@ func (s *session) uncount() {
 func (s *session) recipient(p address.Path) (address.Path, error) {
 	if s.isHere(p) {
 		p.Domain = s.srv.Home
+		if strings.EqualFold(p.Local, "postmaster") { // RFC 5321 4.5.1, also of a host that only relays
+			return p, nil
+		}
 	}
 	domain, err := address.ASCIIDomain(p.Domain)
 	if err != nil {

@@ -91,6 +91,29 @@ func TestRecipients(t *testing.T) {
 	}
 }
 
+// TestPostmasterOfRelay: a host without domains of its own takes mail for its postmaster, and for nobody else here (RFC 5321 4.5.1).
+func TestPostmasterOfRelay(t *testing.T) {
+	h := newHost(t)
+	h.Home, h.Domains, h.RelayDomains = "relay.example", nil, map[string]bool{"back.example": true}
+	c := h.dial()
+	c.do("EHLO client.example", "250")
+	c.do("MAIL FROM:<>", "250")
+	for _, tt := range []struct{ to, want string }{
+		{"<bob@[127.0.0.1]>", "550 5.7.1"},
+		{"<bob>", "501 5.1.3"},
+		{"<postmaster@relay.example>", "550 5.7.1"},
+		{"<Postmaster>", "250 2.1.5"},
+		{"<postmaster@[127.0.0.1]>", "250 2.1.5"},
+	} {
+		c.do("RCPT TO:"+tt.to, tt.want)
+	}
+	c.do("DATA", "354")
+	c.do("Subject: x\r\n\r\nx\r\n.", "250")
+	if envelopes, _ := h.queued(); len(envelopes) != 1 || envelopes[0].Rcpts[0].To.String() != "Postmaster@relay.example" {
+		t.Errorf("queued %+v", envelopes)
+	}
+}
+
 // TestTrustedIsNotAsked: mail of a user is taken, and a report tells what came of it.
 func TestTrustedIsNotAsked(t *testing.T) {
 	h := newHost(t).trust()

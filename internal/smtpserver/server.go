@@ -52,7 +52,7 @@ type Server struct {
 	Spool       *queue.Spool
 	Log         *maillog.Log
 
-	Home           string          // the domain that <postmaster> and user@[our address] belong to, one of Domains
+	Home           string          // the domain that <postmaster> and user@[our address] belong to, one of Domains, or the host's name where there are none
 	Domains        map[string]bool // final delivery here: lower case, ASCII
 	RelayDomains   map[string]bool // taken for the next hop, as Domains
 	RelayNetworks  []netip.Prefix  // clients that may send anywhere without logging in
