@@ -24,7 +24,7 @@ import (
 // Bounds is what a server needs.
 type Bounds struct {
 	Home     string   // the directory whose owner a server that was started by root becomes; it writes below it
-	Read     []string // files and directories that it reads, where they exist; the groups by which it may are kept
+	Read     []string // files and directories that it reads, where they exist; "" is none; the groups by which it may are kept
 	Write    []string // directories besides Home in which it makes and removes files
 	Programs bool     // it runs programs of the administrator, which cannot be kept within bounds that are not known
 }
@@ -53,8 +53,11 @@ func Enter(b Bounds) (text string, err error) {
 	rules := []landlock.Rule{landlock.PathAccess(read, system...).IgnoreIfMissing(),
 		landlock.PathAccess(llsys.AccessFSReadFile|llsys.AccessFSWriteFile, "/dev/null")}
 	for _, path := range b.Read {
-		// A file's folder, since an editor puts a new file into the place of the old one.
-		if st, err := os.Stat(path); err != nil || !st.IsDir() {
+		if path == "" {
+			continue
+		}
+		// A file's folder, since an editor puts a new file into the place of the old one. But for the root's, which would be all.
+		if st, err := os.Stat(path); (err != nil || !st.IsDir()) && filepath.Dir(path) != "/" {
 			path = filepath.Dir(path)
 		}
 		rules = append(rules, landlock.PathAccess(read, path).IgnoreIfMissing())

@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 
 // inside prints what a confined process can do, a word for each thing that it can.
 func inside(dir string, programs bool) {
-	text, err := Enter(Bounds{Home: dir + "/home", Read: []string{dir + "/tables/users", dir + "/more"}, Write: []string{dir + "/sockets"}, Programs: programs})
+	text, err := Enter(Bounds{Home: dir + "/home", Read: []string{dir + "/tables/users", "", dir + "/more"}, Write: []string{dir + "/sockets"}, Programs: programs})
 	fmt.Println(text, err)
 	can := func(what string, err error) {
 		if err == nil {
@@ -92,6 +92,7 @@ func TestEnter(t *testing.T) {
 				}
 			}
 			c := exec.Command(os.Args[0])
+			c.Dir = dir + "/other" // what is not named is not the folder where the process happens to be
 			c.Env = append(os.Environ(), "CONFINE_TEST="+dir)
 			want := "can read tables/users\ncan read tables/aliases\ncan read more/x\ncan write home/x\ncan write sockets/x\ncan rename\ncan remove\ncan read passwd\ncan null\n"
 			if programs {
