@@ -54,7 +54,7 @@ type call struct {
 // cannot be known now.
 func (c *Callout) Verify(ctx context.Context, to address.Path) error {
 	key := "rcpt " + to.Key()
-	if known, at, err := parse(c.remembered(key)); known {
+	if known, at, err := parse(c.remembered(key)); known && clock.Since(at) > -askAgain { // else the clock has been put back
 		if err == nil && clock.Since(at) > askAgain {
 			_, _ = c.begin(key, to)
 		}

@@ -105,6 +105,8 @@ func TestVerify(t *testing.T) {
 		{2 * time.Minute, true, "other", "450 4.1.1", 1, "down"},
 		{0, false, "other", "450 4.1.1", 0, "for a minute"},
 		{8 * 24 * time.Hour, false, "bob", "", 1, "a yes is over after a week"},
+		{0, false, "no", "550 5.1.1", 1, "and so is a no"},
+		{-60 * 24 * time.Hour, false, "no", "550 5.1.1", 1, "what is known from a time to come is not believed"},
 	} {
 		later(tt.after)
 		h.down.Store(tt.down)

@@ -78,7 +78,11 @@ func (l *Login) Banned() time.Duration {
 	if err != nil {
 		return 0
 	}
-	return min(max(time.Unix(until, 0).Sub(clock.Now()), 0), longestBan) // the clock may have been put back
+	left := max(time.Unix(until, 0).Sub(clock.Now()), 0)
+	if left > longestBan { // the clock has been put back, and the ban would last until it is there again
+		return 0
+	}
+	return left
 }
 
 // Network is what a ban is on.
