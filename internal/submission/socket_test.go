@@ -271,7 +271,8 @@ func TestSocketServer(t *testing.T) {
 	in := "Subject: x\n\n" + strings.Repeat(".\n..\n.x\nx.\n\n", 40_000) + "\u00fc"
 	s := submission()
 	s.Trace, s.Name, s.Wait = false, "Me Myself", "0123456789abcdef"
-	s.Recipients = []envelope.Recipient{{To: address.Path{Local: "a", Domain: "b.example"}, Notify: "NEVER"}, {To: address.Path{Local: "b", Domain: "b.example"}}}
+	s.Recipients = []envelope.Recipient{{To: address.Path{Local: "a", Domain: "b.example"}, Notify: "NEVER"},
+		{To: address.Path{Local: "b", Domain: "b.example"}, ORcpt: `utf-8;bj\ørn=x+\@b.example`}}
 	m, err := s.Read(strings.NewReader(in))
 	if err != nil {
 		t.Fatal(err)
@@ -299,7 +300,8 @@ func TestSocketServer(t *testing.T) {
 		t.Errorf("got %.400q, %d octets", text, len(text))
 	}
 	e := got.Envelope
-	if e.UID != os.Getuid() || e.Wait != s.Wait || e.Client != "unix" || e.Body != "8BITMIME" || len(e.Rcpts) != 2 || e.Rcpts[0].Notify != "NEVER" || e.Rcpts[1].Notify != "" {
+	if e.UID != os.Getuid() || e.Wait != s.Wait || e.Client != "unix" || e.Body != "8BITMIME" || len(e.Rcpts) != 2 || e.Rcpts[0].Notify != "NEVER" || e.Rcpts[1].Notify != "" ||
+		e.Rcpts[1].ORcpt != s.Recipients[1].ORcpt {
 		t.Errorf("got %+v", e)
 	}
 	<-ended
