@@ -246,7 +246,11 @@ func position(name, text string, err error) error {
 		}
 		why := strings.TrimPrefix(bad.Error(), "toml: ")
 		if what, _, ok := strings.Cut(why, " into "); ok { // the rest names Go types
-			why = strings.Replace(what, "cannot decode TOML", "this key does not take a", 1)
+			why = strings.Replace(what, "cannot decode TOML", "this key takes no", 1)
+		}
+		if what, ok := strings.CutPrefix(why, "netip.ParsePrefix("); ok { // in words that do not name the function
+			what, _, _ = strings.Cut(what, "):")
+			why = what + " is not a network: write ADDRESS/BITS; for one host, /32 behind IPv4 and /128 behind IPv6"
 		}
 		if key != "" {
 			why = key + ": " + why

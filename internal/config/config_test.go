@@ -37,7 +37,7 @@ func TestErrors(t *testing.T) {
 	for _, tt := range []struct{ in, want string }{
 		{"hostnam = \"x\"", `f:1:1: unknown key "hostnam"`},
 		{"\n[queue]\nlifetim = \"5d\"", `f:3:1: unknown key "queue.lifetim"`},
-		{"spool = 3", "f:1:9: spool: "},
+		{"spool = 3", "f:1:9: spool: this key takes no integer"},
 		{"spool = \"queue\"", "f:1:9: spool: \"queue\" is not an absolute path"},
 		{"\n[queue]\nlifetime = \"5 days\"", "f:3:12: queue.lifetime: "},
 		{"[routes]\n\"*\" = \"smpt://x\"", "f:2:7: routes.*: "},
@@ -50,7 +50,8 @@ func TestErrors(t *testing.T) {
 		{"[routes]\n\"a b\" = \"mx:\"", "f:2:9: routes.a b: the key is neither"},
 		{"[routes]\n\".\" = \"mx:\"", "f:2:7: routes..: the key is neither"},
 		{"[routes]\n\"a.example\" = \"mx:\"\n\"A.example\" = \"mx:\"", "f:"},
-		{"relay_networks = [\"10.0.0.0\"]", "f:1:19: "},
+		{"relay_networks = [\"10.0.0.0\"]", "f:1:19: relay_networks: \"10.0.0.0\" is not a network: write ADDRESS/BITS; "},
+		{"[tls]\nplaintext_login = [\"10.0.0.1/8x\"]", "f:2:20: tls.plaintext_login: \"10.0.0.1/8x\" is not a network: write "},
 		{"relay_networks = [\"::ffff:192.0.2.0/120\"]", "f:1:18: relay_networks: ::ffff:192.0.2.0/120 is IPv4"},
 		{"[smtpd]\nproxy_networks = [\"::ffff:192.0.2.1/128\"]", "f:2:18: smtpd.proxy_networks: "},
 		{"[screen]\ngreylist = -5", "f:2:12: screen.greylist: a duration has a unit"},
